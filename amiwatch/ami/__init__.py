@@ -1,0 +1,1 @@
+"""The edge to Asterisk: bytes in, security events out."""

@@ -1,0 +1,89 @@
+"""
+The exceptions of amiwatch, each with its fate and its exit code.
+
+::
+
+    AmiwatchError                  70  a fault of ours: exit
+    ├── ConfigurationError         78  exit; every mistake in one message
+    ├── UsageError                  2  exit; the command line asked for something impossible
+    ├── AmiError                   69  retry
+    │   ├── AmiUnreachable         69  retry with back-off 1–60 s
+    │   ├── AmiLoginRefused        77  retry slowly, said loudly
+    │   └── AmiPeerUnknown         76  retry slowly: what answers is no Asterisk manager
+    ├── FirewallError              69  at start: exit; while running: reconcile repairs it
+    │   └── FirewallPermission     77  at start: exit; CAP_NET_ADMIN is missing
+    └── StoreError                 74  never stops the banning; said loudly, tried again
+        └── StoreCorrupt           74  the file is set aside and a new one begun
+
+The codes are those of sysexits.h, so that systemd and scripts can tell them apart.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AmiwatchError(Exception):
+    """Any error of amiwatch. Its text is one sentence for a person and says what to do."""
+
+    exit_code: ClassVar[int] = 70
+
+
+class ConfigurationError(AmiwatchError):
+    """The settings are wrong. ``mistakes`` holds one sentence for each."""
+
+    exit_code = 78
+
+    def __init__(self, mistakes: list[str]) -> None:
+        self.mistakes = mistakes
+        super().__init__("\n".join(mistakes))
+
+
+class UsageError(AmiwatchError):
+    """The command line asked for something that can't be done as asked."""
+
+    exit_code = 2
+
+
+class AmiError(AmiwatchError):
+    """Something between us and Asterisk's manager failed; the client tries again."""
+
+    exit_code = 69
+
+
+class AmiUnreachable(AmiError):
+    """No connection, no TLS, no answer in time, or the connection was lost."""
+
+
+class AmiLoginRefused(AmiError):
+    """Asterisk refused the login."""
+
+    exit_code = 77
+
+
+class AmiPeerUnknown(AmiError):
+    """Whatever answers there does not greet like an Asterisk manager."""
+
+    exit_code = 76
+
+
+class FirewallError(AmiwatchError):
+    """The kernel refused, or does not know, what a backend asked for."""
+
+    exit_code = 69
+
+
+class FirewallPermission(FirewallError):
+    """The process lacks CAP_NET_ADMIN (or root, for the drop rule)."""
+
+    exit_code = 77
+
+
+class StoreError(AmiwatchError):
+    """SQLite could not read or write: a full disk, a lock, missing rights."""
+
+    exit_code = 74
+
+
+class StoreCorrupt(StoreError):
+    """The file is no database, or a damaged one."""

@@ -1,0 +1,77 @@
+"""
+What a firewall can do for amiwatch, whatever kernel interface stands behind it.
+
+Every implementation passes the contract tests in ``tests/firewall/test_contract.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from amiwatch.judgement.values import IPNetwork
+
+MAX_TIMEOUT = 2_147_483
+"""Longest timeout of a kernel set entry, in seconds (ip_set.h: UINT_MAX >> 1 milliseconds)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One network in (or for) a kernel set. ``seconds`` left to live; None has no end."""
+
+    network: IPNetwork
+    seconds: int | None
+    packets: int = 0
+    """Packets dropped since it was added; 0 where the backend does not count."""
+    octets: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SetState:
+    """One of our sets, as the kernel has it now."""
+
+    name: str
+    family: int
+    """4 or 6."""
+    count: int
+    capacity: int
+    """``maxelem``: adding more than this fails."""
+    references: int
+    """How many rules use the set; 0 means that nothing is dropped."""
+
+
+class Firewall(Protocol):
+    """
+    The sets of one amiwatch. One task uses it; no call blocks the event loop for longer than a netlink exchange.
+
+    Methods raise ``FirewallError`` (``FirewallPermission`` where rights are missing); each may be repeated.
+    """
+
+    name: str
+    """``ipset``, ``nftables``, ``none`` (dry run)."""
+
+    async def open(self) -> None:
+        """Connect and create our missing sets. A set of ours with other options is an error that says what to do."""
+
+    async def close(self) -> None:
+        """Let go of the connection. Sets and entries stay: kernel timeouts run on."""
+
+    async def add(self, entries: Sequence[Entry]) -> list[Entry]:
+        """
+        Add networks, or give known ones a new timeout; return those for which the set had no room.
+
+        ``seconds`` above ``MAX_TIMEOUT`` are cut to it (reconcile re-arms); None is an entry without an end.
+        """
+
+    async def remove(self, networks: Iterable[IPNetwork]) -> None:
+        """Take networks out; one that is not there is no error."""
+
+    async def entries(self) -> list[Entry]:
+        """List all entries of our sets with the time left and, where counted, the packets dropped."""
+
+    async def has(self, network: IPNetwork) -> bool:
+        """Ask the kernel whether exactly this network is in its set."""
+
+    async def states(self) -> list[SetState]:
+        """Read the headers of our sets (cheap). A set that is missing is missing from the list."""

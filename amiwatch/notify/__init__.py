@@ -1,0 +1,1 @@
+"""Who is told: sinks for alerts and bans."""

@@ -1,0 +1,1 @@
+"""The edge to SQLite: the ledger of what we want, and everything that people ask about."""
