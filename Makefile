@@ -72,7 +72,7 @@ $(UV): $(INSTALLED)
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
 
 lock: $(UV) ## Choose the newest allowed versions again
-	echo hatchling | $(COMPILE) --upgrade --extra dev pyproject.toml - --output-file requirements.lock
+	printf 'hatchling\neditables\n' | $(COMPILE) --upgrade --extra dev pyproject.toml - --output-file requirements.lock
 	echo hatchling | $(COMPILE) --upgrade --constraint requirements.lock pyproject.toml - --output-file docker/requirements.lock
 	$(COMPILE) --upgrade --constraint requirements.lock --extra docs pyproject.toml --output-file docs/requirements.lock
 
