@@ -30,12 +30,12 @@ $(VENV)/bin/python:
 
 # Exactly what is locked, each file checked against its hash; then our own tree, linked, with the locked build backend.
 $(INSTALLED): pyproject.toml requirements.lock | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install -qq --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(DOCUMENTS): docs/requirements.lock $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --require-hashes -r docs/requirements.lock
+	$(BIN)/python -m pip install -qq --require-hashes -r docs/requirements.lock
 	@touch $@
 
 system: # Nothing is said when nothing is missing
@@ -65,7 +65,7 @@ bench: install system ## Measure; each figure with its command
 	@$(BIN)/python -m bench $(ARGS)
 
 $(UV): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet 'uv>=0.5'
+	$(BIN)/python -m pip install -qq 'uv>=0.5'
 	@touch $@
 
 # --universal: one file for each Python from 3.11 on. No header and no index, so that nothing of this machine gets in.
