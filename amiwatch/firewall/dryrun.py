@@ -1,0 +1,93 @@
+"""A firewall that drops nothing: it keeps what it was told, as a kernel set would, and says so."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from amiwatch.errors import FirewallError
+from amiwatch.firewall.base import MAX_TIMEOUT, Entry, SetState
+from amiwatch.judgement.values import IPNetwork
+
+log = logging.getLogger(__name__)
+
+DEFAULT_CAPACITY = 1_000_000
+"""Entries for each family, as in the kernel sets."""
+
+
+class DryRunFirewall:
+    """
+    In-memory sets with time-outs and a capacity for each family. See ``Firewall`` for the methods.
+
+    ``now`` gives seconds that only grow. Nothing counts packets; ``references`` is 0, for no rule uses the sets.
+    """
+
+    name = "none"
+
+    def __init__(self, capacity: int = DEFAULT_CAPACITY, now: Callable[[], float] = time.monotonic) -> None:
+        self.capacity = capacity
+        self._now = now
+        self._ends: dict[int, dict[IPNetwork, float]] = {}
+        """For each set that exists: network to the instant at which it falls out."""
+
+    async def open(self) -> None:
+        for family in (4, 6):
+            self._ends.setdefault(family, {})
+
+    async def close(self) -> None:
+        pass
+
+    async def add(self, entries: Sequence[Entry]) -> list[Entry]:
+        for entry in entries:
+            if not entry.network.prefixlen:
+                raise FirewallError(f"{entry.network} is every address there is: it can't be banned.")
+        rejected = [entry for entry in entries if not self._put(entry)]
+        if len(entries) > len(rejected):
+            log.info("would drop networks=%d first=%s", len(entries) - len(rejected), entries[0].network)
+        return rejected
+
+    async def remove(self, networks: Iterable[IPNetwork]) -> None:
+        gone = [network for network in networks if self._ends.get(network.version, {}).pop(network, None) is not None]
+        if gone:
+            log.info("would no longer drop networks=%d first=%s", len(gone), gone[0])
+
+    async def entries(self) -> list[Entry]:
+        now = self._now()
+        return [
+            Entry(network, _left(end - now)) for family in self._ends for network, end in self._alive(family).items()
+        ]
+
+    async def has(self, network: IPNetwork) -> bool:
+        return network in self._alive(network.version)
+
+    async def states(self) -> list[SetState]:
+        return [
+            SetState(
+                f"{self.name}{family}", family, count=len(self._alive(family)), capacity=self.capacity, references=0
+            )
+            for family in self._ends
+        ]
+
+    def _put(self, entry: Entry) -> bool:
+        ends = self._ends.setdefault(entry.network.version, {})
+        if entry.network not in ends and len(ends) >= self.capacity:
+            ends = self._alive(entry.network.version)
+            if len(ends) >= self.capacity:
+                return False
+        seconds = math.inf if entry.seconds is None else max(1, min(entry.seconds, MAX_TIMEOUT))
+        ends[entry.network] = self._now() + seconds
+        return True
+
+    def _alive(self, family: int) -> dict[IPNetwork, float]:
+        """Forget what ran out, as the kernel does by itself."""
+        ends = self._ends.get(family, {})
+        now = self._now()
+        for network in [network for network, end in ends.items() if end <= now]:
+            del ends[network]
+        return ends
+
+
+def _left(seconds: float) -> int | None:
+    return None if math.isinf(seconds) else math.ceil(seconds)

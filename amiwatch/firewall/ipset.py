@@ -1,0 +1,232 @@
+"""
+The kernel's ipset as our firewall: one hash:net set for IPv4, one for IPv6.
+
+Only sets named after our prefix are read or changed. Whether packets are dropped is decided by the rule (``rule.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+
+from amiwatch.errors import FirewallError
+from amiwatch.firewall import ipset_wire as wire
+from amiwatch.firewall.base import Entry, SetState
+from amiwatch.firewall.ipset_socket import IpsetSocket, refusal
+from amiwatch.firewall.names import checked_prefix, set_name, spare_name
+from amiwatch.judgement.values import IPNetwork
+
+log = logging.getLogger(__name__)
+
+DEFAULT_MAXELEM = 1_000_000
+"""Entries that a set takes: the kernel's own default of 65,536 ends bans unnoticed, a million cost 40 MB once full."""
+
+BATCH = 1_000
+"""Entries in one netlink message: 52 KB for IPv6, and a list of entries must stay below 64 KiB. Also what is sent
+between two turns of the event loop."""
+
+HOST_PREFIX = {4: 32, 6: 128}
+
+
+class IpsetFirewall:
+    """
+    Sets ``<prefix>4`` and ``<prefix>6`` (hash:net, timeout, counters, ``maxelem``). See ``Firewall`` for the methods.
+
+    A set that vanished is made anew by the next ``add``; the others take a missing set for an empty one. ``packets``
+    of an entry begin at 0 when the entry is new, and when a set had to be rebuilt with other options.
+    """
+
+    name = "ipset"
+
+    def __init__(self, prefix: str = "amiwatch", maxelem: int = DEFAULT_MAXELEM) -> None:
+        self.prefix = checked_prefix(prefix)
+        self.maxelem = maxelem
+        self._socket = IpsetSocket()
+
+    async def open(self) -> None:
+        for family in wire.FAMILIES:
+            await self._ensure(family)
+
+    async def close(self) -> None:
+        self._socket.close()
+
+    async def add(self, entries: Sequence[Entry]) -> list[Entry]:
+        for entry in entries:
+            _refuse_everything(entry.network)
+        rejected = []
+        for family in wire.FAMILIES:
+            rejected += await self._add(family, [entry for entry in entries if entry.network.version == family])
+        return rejected
+
+    async def remove(self, networks: Iterable[IPNetwork]) -> None:
+        gone = [Entry(network, None) for network in networks if network.prefixlen]
+        for family in wire.FAMILIES:
+            ours = [entry for entry in gone if entry.network.version == family]
+            for start in range(0, len(ours), BATCH):
+                answer = await self._change(wire.DELETE, family, ours[start : start + BATCH])
+                if answer.code not in (0, wire.MISSING):
+                    raise refusal(answer.code, f"take entries out of the set {self._set(family)!r}")
+
+    async def entries(self) -> list[Entry]:
+        return [entry for family in wire.FAMILIES for entry in await self._entries(self._set(family))]
+
+    async def has(self, network: IPNetwork) -> bool:
+        if not await self._covers(network):
+            return False
+        family = network.version
+        if network.prefixlen < HOST_PREFIX[family]:
+            return True
+        # Asked for a single address, the kernel says yes to any network around it (ip_set_hash_gen.h, mtype_test).
+        for prefix in range(1, network.prefixlen):
+            if await self._covers(network.supernet(new_prefix=prefix)):
+                return any(entry.network == network for entry in await self._entries(self._set(family)))
+        return True
+
+    async def states(self) -> list[SetState]:
+        found = []
+        for family in wire.FAMILIES:
+            name = self._set(family)
+            options = await self._options(name)
+            if options is not None:
+                found.append(SetState(name, family, options.count, options.maxelem, options.references))
+        return found
+
+    async def remove_sets(self) -> None:
+        """
+        Destroy our sets with all their entries; sets that are missing are no error.
+
+        For ``amiwatch firewall remove`` only, after the rule is gone: the kernel refuses while a rule uses them.
+        """
+        for family in wire.FAMILIES:
+            for name in (spare_name(self.prefix, family), self._set(family)):
+                await self._socket.destroy(name)
+
+    def _set(self, family: int) -> str:
+        return set_name(self.prefix, family)
+
+    async def _ensure(self, family: int) -> None:
+        name = self._set(family)
+        options = await self._options(name)
+        if options is None:
+            await self._socket.create(name, family, maxelem=self.maxelem)
+            log.info("set created name=%s maxelem=%d", name, self.maxelem)
+            return
+        if options.kind != "hash:net" or options.family != family or not options.has_timeout:
+            raise FirewallError(
+                f"The set {name!r} exists but is not ours to use ({_described(options)}; wanted: hash:net for "
+                f"IPv{family} with timeout): destroy it with 'ipset destroy {name}', or give amiwatch another set name."
+            )
+        if options.maxelem != self.maxelem or not options.has_counters:
+            await self._rebuild(family, options)
+
+    async def _rebuild(self, family: int, old: wire.SetOptions) -> None:
+        """Give a set our options and keep its entries: fill a spare set, swap the two, destroy the old one."""
+        name, spare = self._set(family), spare_name(self.prefix, family)
+        if old.count > self.maxelem:
+            raise FirewallError(
+                f"The set {name!r} holds {old.count} entries and can't be cut to {self.maxelem}: "
+                "unban some first, or allow more entries."
+            )
+        await self._socket.destroy(spare)  # left behind by a crash in the lines below
+        await self._socket.create(spare, family, maxelem=self.maxelem)
+        rejected = await self._fill(family, await self._entries(name), name=spare)
+        if rejected:
+            await self._socket.destroy(spare)
+            raise FirewallError(f"The set {name!r} grew while it was rebuilt: stop what adds to it and try again.")
+        await self._socket.swap(spare, name)
+        await self._socket.destroy(spare)
+        log.warning("set rebuilt name=%s old_maxelem=%d maxelem=%d", name, old.maxelem, self.maxelem)
+
+    async def _add(self, family: int, entries: Sequence[Entry]) -> list[Entry]:
+        return await self._fill(family, entries, name=self._set(family)) if entries else []
+
+    async def _fill(self, family: int, entries: Sequence[Entry], *, name: str) -> list[Entry]:
+        """Add in order and step over what the set has no room for; known entries get their time even in a full set."""
+        rejected: list[Entry] = []
+        done, size, may_create = 0, BATCH, True
+        while done < len(entries):
+            part = entries[done : done + size]
+            answer = await self._change(wire.ADD, family, part, name=name)
+            if not answer.code:
+                done, size = done + len(part), min(size * 2, BATCH)
+            elif answer.code == wire.FULL:
+                rejected.append(part[answer.line])
+                # A full set mostly stays full: short messages, or each refusal would carry a thousand entries back.
+                done, size = done + answer.line + 1, 1
+            elif answer.code == wire.MISSING and may_create:
+                await self._ensure(family)
+                may_create = False
+            else:
+                raise refusal(answer.code, f"add {part[answer.line].network} to the set {name!r}")
+            if done % 64 == 0:
+                await asyncio.sleep(0)
+        return rejected
+
+    async def _change(
+        self, command: int, family: int, entries: Sequence[Entry], *, name: str | None = None
+    ) -> wire.Answer:
+        await self._socket.open()
+        message = wire.change(command, name or self._set(family), family, entries, protocol=self._socket.protocol)
+        return await self._socket.ask(message)
+
+    async def _covers(self, network: IPNetwork) -> bool:
+        if not network.prefixlen:
+            return False
+        await self._socket.open()
+        name = self._set(network.version)
+        answer = await self._socket.ask(wire.question(name, network.version, network, protocol=self._socket.protocol))
+        if answer.code in (wire.ABSENT, wire.MISSING):
+            return False
+        if answer.code:
+            raise refusal(answer.code, f"look for {network} in the set {name!r}")
+        return True
+
+    async def _options(self, name: str) -> wire.SetOptions | None:
+        """Read the header of a set; None if there is none."""
+        for answer in await self._listing(name, header_only=True):
+            if answer.options is not None:
+                return answer.options
+        return None
+
+    async def _entries(self, name: str) -> list[Entry]:
+        return [entry for answer in await self._listing(name) for entry in answer.entries]
+
+    async def _listing(self, name: str, *, header_only: bool = False) -> list[wire.Answer]:
+        await self._socket.open()
+        message = wire.listing(name, protocol=self._socket.protocol, header_only=header_only)
+        with _collector_paused():
+            found = await self._socket.listen(message)
+        if found and found[-1].code == wire.MISSING:
+            return []
+        if found and found[-1].code:
+            raise refusal(found[-1].code, f"list the set {name!r}")
+        return found
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """
+    Keep the cycle collector from walking a growing list again and again.
+
+    It finds nothing in it, and takes half of the time of listing 100,000 entries.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _refuse_everything(network: IPNetwork) -> None:
+    if not network.prefixlen:
+        raise FirewallError(f"{network} is every address there is: it can't be banned.")
+
+
+def _described(options: wire.SetOptions) -> str:
+    timeout = "with timeout" if options.has_timeout else "without timeout"
+    return f"{options.kind} for IPv{options.family} {timeout}" if options.family else f"{options.kind} {timeout}"

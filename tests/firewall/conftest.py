@@ -1,0 +1,34 @@
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from itertools import count
+
+import pytest
+
+from amiwatch.firewall.ipset import IpsetFirewall
+from amiwatch.testing.netns import Wire
+
+_numbers = count()
+
+
+@asynccontextmanager
+async def fresh_ipset(maxelem: int = 1000) -> AsyncIterator[IpsetFirewall]:
+    """Open sets that no other test has seen, and leave none behind."""
+    firewall = IpsetFirewall(prefix=f"test{next(_numbers)}-", maxelem=maxelem)
+    await firewall.open()
+    try:
+        yield firewall
+    finally:
+        await firewall.remove_sets()
+        await firewall.close()
+
+
+@pytest.fixture
+async def ipset() -> AsyncIterator[IpsetFirewall]:
+    async with fresh_ipset() as firewall:
+        yield firewall
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    with Wire() as cable:
+        yield cable
