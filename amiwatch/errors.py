@@ -13,6 +13,7 @@ The exceptions of amiwatch, each with its fate and its exit code.
     ├── FirewallError              69  at start: exit; while running: reconcile repairs it
     │   └── FirewallPermission     77  at start: exit; CAP_NET_ADMIN is missing
     └── StoreError                 74  never stops the banning; said loudly, tried again
+        ├── StoreUnavailable       74  may pass by itself (full disk, lock): tried again, also at start
         └── StoreCorrupt           74  the file is set aside and a new one begun
 
 The codes are those of sysexits.h, so that systemd and scripts can tell them apart.
@@ -83,6 +84,10 @@ class StoreError(AmiwatchError):
     """SQLite could not read or write: a full disk, a lock, missing rights."""
 
     exit_code = 74
+
+
+class StoreUnavailable(StoreError):
+    """The disk is full, the file is locked, or a read or write failed: it may pass by itself."""
 
 
 class StoreCorrupt(StoreError):

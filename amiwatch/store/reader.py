@@ -1,0 +1,307 @@
+"""
+The read side: plain ``sqlite3``, read-only, while the daemon writes.
+
+::
+
+    with Reader(path) as reader:
+        for ban in reader.bans(open_at=time.time()):
+            print(ban.network, ban.until, ban.reason)
+
+Rule 1: nothing here writes. Every method raises StoreError, with a sentence that says what to do.
+
+Rule 2: listings are iterators, the newest first; ``after`` is the id of the last row seen, to go on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+from urllib.parse import quote
+
+from amiwatch.errors import StoreError
+from amiwatch.judgement.values import Evidence, IPNetwork
+from amiwatch.store import schema
+from amiwatch.store.records import (
+    ATTEMPT_BUCKET,
+    AccountRecord,
+    AlertRecord,
+    AllowEntry,
+    AttemptRecord,
+    BanRecord,
+    GapRecord,
+    LinkRecord,
+    OffenderRecord,
+    Request,
+    Status,
+    StoredBan,
+    StoredOffender,
+    StoredTrust,
+    counted_network,
+    covering_keys,
+    evidence_from,
+    key_network,
+    key_range,
+)
+
+READ_TIMEOUT = 5.0
+"""Seconds to wait for a lock. Readers wait for nobody in WAL, except where a file is being recovered."""
+
+FETCH_ROWS = 1000
+"""Rows fetched at once."""
+
+COUNTED = ("bans", "offenders", "attempts", "alerts", "requests", "allowlist", "trust", "links", "gaps", "tampered")
+"""Tables that ``count`` knows."""
+
+Row = TypeVar("Row", bound=tuple[Any, ...])
+
+OPEN = "ended_at IS NULL AND (until IS NULL OR until > :now)"
+
+
+class Reader:
+    """A read-only connection. Not for several threads at once; each may have its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._db = _connect(self.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    # ── for people ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def bans(
+        self,
+        *,
+        open_at: float | None = None,
+        within: IPNetwork | None = None,
+        after: int | None = None,
+        limit: int | None = None,
+    ) -> Iterator[BanRecord]:
+        """List bans: those open at an instant (None: all there were), inside a network (None: anywhere)."""
+        where = _Where()
+        if open_at is not None:
+            where.add(OPEN, now=open_at)
+        where.add_within(within)
+        return self._list(BanRecord, "bans", where, after, limit)
+
+    def history(self, network: IPNetwork) -> list[BanRecord]:
+        """Return all bans of a network, of what holds it and of what lies inside it, the newest first."""
+        first, last = key_range(network)
+        keys = covering_keys(network)
+        where = f"sort_key IN ({', '.join('?' * len(keys))}) OR sort_key BETWEEN ? AND ?"
+        sql = f"SELECT {_columns(BanRecord)} FROM bans WHERE {where} ORDER BY id DESC"  # noqa: S608 - texts of ours
+        return list(self._rows(BanRecord, sql, (*keys, first, last)))
+
+    def evidence(self, ban_id: int) -> list[Evidence]:
+        """Return the events that are kept with a ban; none for a ban by hand."""
+        for (events,) in self._fetch("SELECT events FROM evidence WHERE ban_id = ?", (ban_id,)):
+            return evidence_from(events)
+        return []
+
+    def requests(self, *, after: int | None = None, limit: int | None = None) -> Iterator[Request]:
+        """List what people asked for, the newest first."""
+        for record in self._list(_RequestRecord, "requests", _Where(), after, limit):
+            yield _request(record)
+
+    def request(self, request_id: int) -> Request | None:
+        """Return one request, None if there is none of that id (it may be forgotten)."""
+        sql = f"SELECT {_columns(_RequestRecord)} FROM requests WHERE id = ?"  # noqa: S608
+        return next((_request(record) for record in self._rows(_RequestRecord, sql, (request_id,))), None)
+
+    def allowlist(self, now: float | None = None) -> list[AllowEntry]:
+        """Return the allowlist by target; with ``now``, without what ran out."""
+        sql = """
+            SELECT target, comment, at, until, added_by FROM allowlist
+             WHERE :now IS NULL OR until IS NULL OR until > :now ORDER BY target
+        """
+        return [AllowEntry(*row) for row in self._fetch(sql, {"now": now})]
+
+    def attempts(
+        self,
+        *,
+        since: float = 0.0,
+        within: IPNetwork | None = None,
+        after: int | None = None,
+        limit: int | None = None,
+    ) -> Iterator[AttemptRecord]:
+        """List attempts, ten minutes of one source and account a row; ``within`` an IPv6 address means its /64."""
+        where = _Where()
+        where.add("bucket >= :since", since=since // ATTEMPT_BUCKET * ATTEMPT_BUCKET)
+        where.add_within(None if within is None else counted_network(within))
+        return self._list(AttemptRecord, "attempts", where, after, limit)
+
+    def alerts(
+        self,
+        *,
+        since: float = 0.0,
+        within: IPNetwork | None = None,
+        after: int | None = None,
+        limit: int | None = None,
+    ) -> Iterator[AlertRecord]:
+        """List alerts that were last raised since then; ``within`` as for ``attempts``."""
+        where = _Where()
+        where.add("last_at >= :since", since=since)
+        where.add_within(None if within is None else counted_network(within))
+        return self._list(AlertRecord, "alerts", where, after, limit)
+
+    def links(self, *, pbx: str | None = None, limit: int | None = None) -> Iterator[LinkRecord]:
+        """List the changes of AMI links."""
+        return self._list(LinkRecord, "links", _of_pbx(pbx), None, limit)
+
+    def gaps(self, *, pbx: str | None = None, limit: int | None = None) -> Iterator[GapRecord]:
+        """List the times in which nothing was heard of a PBX."""
+        return self._list(GapRecord, "gaps", _of_pbx(pbx), None, limit)
+
+    def status(self) -> Status | None:
+        """Return what the daemon last said of itself; None if none ever ran. Compare ``heartbeat_at``."""
+        sql = "SELECT pid, started_at, heartbeat_at, mode, version, firewall, counters FROM daemon"
+        for pid, started_at, heartbeat_at, mode, version, firewall, counters in self._fetch(sql, ()):
+            return Status(pid, started_at, heartbeat_at, mode, version, firewall, json.loads(counters))
+        return None
+
+    def top_offenders(self, *, since: float, limit: int, now: float) -> list[OffenderRecord]:
+        """Return the sources with most failed attempts since then (to ten minutes)."""
+        sql = f"""
+            SELECT address, sum(attempts), count(DISTINCT account), min(first_at), max(last_at),
+                   EXISTS (SELECT 1 FROM bans WHERE bans.sort_key = attempts.sort_key AND {OPEN})
+              FROM attempts WHERE bucket >= :since AND outcome <> 'success'
+             GROUP BY sort_key ORDER BY 2 DESC LIMIT :limit
+        """  # noqa: S608 - texts of ours
+        parameters = {"since": since // ATTEMPT_BUCKET * ATTEMPT_BUCKET, "limit": limit, "now": now}
+        return list(self._rows(OffenderRecord, sql, parameters))
+
+    def attacked_accounts(self, *, since: float, limit: int) -> list[AccountRecord]:
+        """Return the accounts that most sources failed on since then (to ten minutes)."""
+        sql = """
+            SELECT account, sum(attempts), count(DISTINCT sort_key), min(first_at), max(last_at)
+              FROM attempts WHERE bucket >= ? AND outcome <> 'success'
+             GROUP BY account ORDER BY 3 DESC, 2 DESC LIMIT ?
+        """
+        return list(self._rows(AccountRecord, sql, (since // ATTEMPT_BUCKET * ATTEMPT_BUCKET, limit)))
+
+    # ── for the daemon ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def stored_bans(self, now: float) -> list[StoredBan]:
+        """Return the open bans as values, in no order."""
+        sql = f"SELECT sort_key, at, until, level, rule, is_enforced FROM bans WHERE {OPEN}"  # noqa: S608
+        rows = self._fetch(sql, {"now": now})
+        return [
+            StoredBan(key_network(key), at, until, level, rule, is_enforced == 1)
+            for key, at, until, level, rule, is_enforced in rows
+        ]
+
+    def stored_offenders(self, since: float) -> list[StoredOffender]:
+        """Return the networks banned since then."""
+        sql = "SELECT sort_key, first_at, last_at, level, bans FROM offenders WHERE last_at >= ?"
+        return [StoredOffender(key_network(row[0]), *row[1:]) for row in self._fetch(sql, (since,))]
+
+    def stored_trust(self, now: float) -> list[StoredTrust]:
+        """Return the trust that has not run out."""
+        sql = "SELECT sort_key, account, since, until, last_at FROM trust WHERE until > ?"
+        return [StoredTrust(key_network(row[0]), *row[1:]) for row in self._fetch(sql, (now,))]
+
+    def pending_requests(self) -> list[Request]:
+        """Return the requests that wait, the oldest first."""
+        sql = f"SELECT {_columns(_RequestRecord)} FROM requests WHERE finished_at IS NULL ORDER BY id"  # noqa: S608
+        return [_request(record) for record in self._rows(_RequestRecord, sql, ())]
+
+    def count(self, table: str) -> int:
+        """Count the rows of a table (one of ``COUNTED``)."""
+        if table not in COUNTED:
+            raise ValueError(f"no such table: {table!r}")
+        return int(next(self._fetch(f"SELECT count(*) FROM {table}", ()))[0])  # noqa: S608 - one of ours
+
+    # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _list(self, kind: type[Row], table: str, where: _Where, after: int | None, limit: int | None) -> Iterator[Row]:
+        if after is not None:
+            where.add("id < :after", after=after)
+        parameters = {**where.parameters, "limit": -1 if limit is None else limit}
+        sql = f"SELECT {_columns(kind)} FROM {table} {where} ORDER BY id DESC LIMIT :limit"  # noqa: S608 - texts of ours
+        return self._rows(kind, sql, parameters)
+
+    def _rows(self, kind: type[Row], sql: str, parameters: Any) -> Iterator[Row]:
+        return map(kind._make, self._fetch(sql, parameters))  # type: ignore[attr-defined]
+
+    def _fetch(self, sql: str, parameters: Any) -> Iterator[tuple[Any, ...]]:
+        with schema.translated(self.path):
+            cursor = self._db.execute(sql, parameters)
+            while rows := cursor.fetchmany(FETCH_ROWS):
+                yield from rows
+
+
+class _RequestRecord(NamedTuple):
+    id: int
+    at: float
+    asked_by: str
+    verb: str
+    target: str
+    seconds: int | None
+    comment: str
+    finished_at: float | None
+    is_done: int | None
+    outcome: str | None
+
+
+class _Where:
+    """Conditions, each with its parameters."""
+
+    def __init__(self) -> None:
+        self.conditions: list[str] = []
+        self.parameters: dict[str, object] = {}
+
+    def add(self, condition: str, **parameters: object) -> None:
+        self.conditions.append(f"({condition})")
+        self.parameters.update(parameters)
+
+    def add_within(self, network: IPNetwork | None) -> None:
+        if network is not None:
+            first, last = key_range(network)
+            self.add("sort_key BETWEEN :first AND :last", first=first, last=last)
+
+    def __str__(self) -> str:
+        return "WHERE " + " AND ".join(self.conditions) if self.conditions else ""
+
+
+def _of_pbx(pbx: str | None) -> _Where:
+    where = _Where()
+    if pbx is not None:
+        where.add("pbx = :pbx", pbx=pbx)
+    return where
+
+
+def _request(record: _RequestRecord) -> Request:
+    return Request(*record[:8], None if record.is_done is None else record.is_done == 1, record.outcome)
+
+
+def _columns(kind: type[tuple[Any, ...]]) -> str:
+    return ", ".join(kind._fields)  # type: ignore[attr-defined]
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    if not path.exists():
+        raise StoreError(
+            f"There is no database {str(path)!r} yet: start the daemon, or set AMIWATCH_DATABASE to its file."
+        )
+    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+    with schema.translated(path):
+        db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=READ_TIMEOUT)
+        try:
+            schema.require_version(db, path)
+        except BaseException:
+            db.close()
+            raise
+    return db

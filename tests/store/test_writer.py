@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import threading
+from ipaddress import ip_network
+from pathlib import Path
+
+from amiwatch.store.reader import Reader
+from amiwatch.store.requests import ask, wait_outcome, withdraw
+from amiwatch.store.writer import Store
+
+from .conftest import NOON, make_ban
+
+OFFICE = {"pbx": "office", "origin": "rule", "is_enforced": True}
+
+
+async def test_a_ban_is_read_back_after_a_restart(path: Path) -> None:
+    async with await Store.open(path) as store:
+        store.put_ban(make_ban("203.0.113.7", level=2), **OFFICE)
+        store.put_ban(make_ban("2001:db8::7", seconds=None), **OFFICE)
+    async with await Store.open(path) as store:
+        bans = {str(ban.network): ban for ban in await store.active_bans(NOON)}
+    assert bans.keys() == {"203.0.113.7/32", "2001:db8::/64"}
+    assert (bans["203.0.113.7/32"].until, bans["203.0.113.7/32"].level) == (NOON + 3600, 2)
+    assert bans["2001:db8::/64"].until is None
+
+
+async def test_a_lifted_ban_is_not_active_and_says_who_lifted_it(store: Store, path: Path) -> None:
+    store.put_ban(make_ban(), **OFFICE)
+    store.put_lift(ip_network("203.0.113.7/32"), at=NOON + 60, by="alice", reason="our own phone")
+    await store.flush()
+    assert await store.active_bans(NOON + 61) == []
+    with Reader(path) as reader:
+        (ban,) = reader.bans()
+    assert (ban.ended_at, ban.ended_by, ban.ended_why) == (NOON + 60, "alice", "our own phone")
+
+
+async def test_a_ban_that_ran_out_is_not_active(store: Store) -> None:
+    store.put_ban(make_ban(seconds=60), **OFFICE)
+    await store.flush()
+    assert len(await store.active_bans(NOON + 59)) == 1
+    assert await store.active_bans(NOON + 61) == []
+
+
+async def test_a_second_ban_of_a_network_replaces_the_first(store: Store, path: Path) -> None:
+    store.put_ban(make_ban(), **OFFICE)
+    store.put_ban(make_ban(at=NOON + 10, seconds=7200, level=2), **OFFICE)
+    await store.flush()
+    with Reader(path) as reader:
+        newer, older = reader.bans()
+        (active,) = reader.bans(open_at=NOON + 11)
+        (offender,) = reader.stored_offenders(0)
+    assert newer == active
+    assert (older.ended_at, older.ended_why) == (NOON + 10, "replaced")
+    assert (offender.level, offender.bans, offender.first_at, offender.last_at) == (2, 2, NOON, NOON + 10)
+
+
+async def test_bans_and_lifts_of_one_network_are_written_in_their_order(store: Store) -> None:
+    store.put_ban(make_ban(), **OFFICE)
+    store.put_lift(ip_network("203.0.113.7/32"), at=NOON + 1, by="alice", reason="")
+    store.put_ban(make_ban(at=NOON + 2), **OFFICE)
+    await store.flush()
+    (ban,) = await store.active_bans(NOON + 3)
+    assert ban.at == NOON + 2
+
+
+async def test_a_request_from_another_process_is_noticed_and_answered(store: Store, path: Path) -> None:
+    before = await store.data_version()
+    request_id = ask(path, "unban", "203.0.113.7", by="alice", comment="sorry")
+    assert await store.data_version() != before
+    (request,) = await store.pending_requests()
+    assert (request.id, request.verb, request.target, request.asked_by) == (request_id, "unban", "203.0.113.7", "alice")
+
+    store.finish_request(request.id, "203.0.113.7/32 is unbanned", is_done=True)
+    assert await store.pending_requests() == []
+    await store.flush()
+    outcome = wait_outcome(path, request_id, timeout=1)
+    assert outcome is not None
+    assert (outcome.is_done, outcome.text) == (True, "203.0.113.7/32 is unbanned")
+    assert withdraw(path, request_id) is False
+
+
+async def test_our_own_commits_do_not_change_the_data_version(store: Store) -> None:
+    before = await store.data_version()
+    store.put_ban(make_ban(), **OFFICE)
+    await store.flush()
+    assert await store.data_version() == before
+
+
+async def test_a_request_that_nobody_takes_can_be_withdrawn(store: Store, path: Path) -> None:
+    request_id = ask(path, "ban", "203.0.113.9/32", seconds=60, by="alice")
+    assert wait_outcome(path, request_id, timeout=0) is None
+    assert withdraw(path, request_id) is True
+    assert await store.pending_requests() == []
+
+
+async def test_no_thread_is_left_after_close(path: Path) -> None:
+    before = threading.active_count()
+    store = await Store.open(path)
+    await store.close()
+    await store.close()
+    assert threading.active_count() <= before + 1  # asyncio's own pool keeps one
