@@ -1,0 +1,261 @@
+"""The drop rule, shown with packets."""
+
+import re
+import socket
+import subprocess
+from ipaddress import ip_address
+
+import pytest
+
+from amiwatch.errors import FirewallError
+from amiwatch.firewall.base import Entry
+from amiwatch.firewall.rule import DropRule
+from amiwatch.firewall.scope import EVERYTHING, VOIP_PORTS, Ports, Scope
+from amiwatch.judgement.values import source_network
+
+pytestmark = pytest.mark.kernel
+
+VARIANTS = {
+    "default": {4: "iptables", 6: "ip6tables"},
+    "legacy": {4: "iptables-legacy", 6: "ip6tables-legacy"},
+}
+STRANGER = {4: "198.51.100.7", 6: "2001:db8:bad::7"}
+PHONE = {4: "203.0.113.20", 6: "2001:db8:cafe::20"}
+
+
+@pytest.fixture(params=VARIANTS)
+def programs(request):
+    return VARIANTS[request.param]
+
+
+@pytest.fixture
+async def rule(ipset, programs):
+    placed = DropRule(ipset.prefix, programs)
+    yield placed
+    await placed.remove()
+
+
+def saved(programs, counters=False):
+    """Everything that iptables holds, without the lines that carry the time of day."""
+    text = ""
+    for program in programs.values():
+        shown = subprocess.run(
+            [f"{program}-save", *(["-c"] if counters else [])], capture_output=True, text=True, check=True
+        )
+        text += re.sub(r"^#.*\n", "", shown.stdout, flags=re.M)
+    return text
+
+
+def iptables(programs, *arguments):
+    for program in programs.values():
+        subprocess.run([program, "-w", "5", *arguments], check=True, capture_output=True)
+
+
+def ban(address):
+    return Entry(source_network(ip_address(address)), 600)
+
+
+class Pbx:
+    """A UDP port of ours, and a way to see which packets reach it."""
+
+    def __init__(self, wire, family, port=5060):
+        self.wire, self.family, self.port = wire, family, port
+        self.socket = wire.receiver(port, family)
+
+    def arrived(self, *senders):
+        """Send one packet from each, then one from a phone; return who was seen before the phone."""
+        for number, sender in enumerate((*senders, PHONE[self.family])):
+            self.wire.send_from(sender, self.port, b"REGISTER %d" % number)
+        seen = []
+        while True:
+            _, (address, *_) = self.socket.recvfrom(2048)
+            if address == PHONE[self.family]:
+                return seen
+            seen.append(address)
+
+
+@pytest.fixture(params=[4, 6])
+def pbx(request, wire):
+    endpoint = Pbx(wire, request.param)
+    yield endpoint
+    endpoint.socket.close()
+
+
+async def test_a_banned_address_is_not_heard_until_it_is_unbanned(ipset, rule, pbx):
+    stranger = STRANGER[pbx.family]
+    await rule.install(Scope())
+    assert pbx.arrived(stranger) == [stranger]
+
+    await ipset.add([ban(stranger)])
+    assert pbx.arrived(stranger, stranger, stranger) == []
+
+    [entry] = await ipset.entries()
+    assert entry.packets == 3
+    assert entry.octets > 3 * len(b"REGISTER 0")
+    state = await rule.show()
+    assert state.packets == 3
+    assert {family.family: family.packets for family in state.families}[pbx.family] == 3
+
+    await ipset.remove([entry.network])
+    assert pbx.arrived(stranger) == [stranger]
+
+
+async def test_without_the_rule_nothing_is_dropped(ipset, rule, pbx):
+    stranger = STRANGER[pbx.family]
+    await ipset.add([ban(stranger)])
+    assert pbx.arrived(stranger) == [stranger]
+
+    await rule.install(Scope())
+    assert pbx.arrived(stranger) == []
+
+    await rule.remove()
+    assert pbx.arrived(stranger) == [stranger]
+
+
+async def test_a_banned_address_may_still_reach_other_ports(ipset, rule, wire):
+    await rule.install(Scope())
+    await ipset.add([ban(STRANGER[4])])
+    with socket.create_server((wire.here[4], 2222)) as ours, wire.far_socket(STRANGER[4], socket.SOCK_STREAM) as theirs:
+        ours.settimeout(5)
+        theirs.settimeout(5)
+        theirs.connect((wire.here[4], 2222))
+        accepted, _ = ours.accept()
+        accepted.close()
+
+
+async def test_a_banned_address_gets_no_answer_on_a_voip_port_over_tcp(ipset, rule, wire):
+    await rule.install(Scope())
+    await ipset.add([ban(STRANGER[4])])
+    with socket.create_server((wire.here[4], 5061)), wire.far_socket(STRANGER[4], socket.SOCK_STREAM) as theirs:
+        theirs.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            theirs.connect((wire.here[4], 5061))
+
+
+async def test_the_scope_of_everything_leaves_no_port_open(ipset, rule, wire):
+    await rule.install(EVERYTHING)
+    await ipset.add([ban(STRANGER[4])])
+    other = Pbx(wire, 4, port=40000)
+    try:
+        assert other.arrived(STRANGER[4]) == []
+    finally:
+        other.socket.close()
+
+
+async def test_installing_again_changes_nothing(rule, programs):
+    await rule.install(Scope())
+    before = saved(programs)
+    await rule.install(Scope())
+    assert saved(programs) == before
+    assert before.count(f"-j {rule.chain}") == 2
+
+
+async def test_another_scope_replaces_the_ports(rule):
+    await rule.install(Scope())
+    wider = Scope((*VOIP_PORTS, Ports("udp", 5080, 5080)))
+    assert not (await rule.show()).covers(wider)
+
+    await rule.install(wider)
+
+    state = await rule.show()
+    assert state.covers(wider)
+    assert not state.covers(Scope())
+    assert [drop.ports for drop in state.families[0].drops] == ["4569,5060:5061,5080", "5038,5060:5061,8088:8089"]
+
+
+async def test_other_peoples_rules_stay_as_they_are(rule, programs):
+    iptables(programs, "-t", "raw", "-N", "SOMEBODY")
+    iptables(programs, "-t", "raw", "-A", "SOMEBODY", "-p", "udp", "--dport", "53", "-j", "ACCEPT")
+    remark = f'it\'s "mine"; -j {rule.chain}'
+    iptables(programs, "-t", "raw", "-A", "PREROUTING", "-m", "comment", "--comment", remark, "-j", "SOMEBODY")
+    iptables(programs, "-t", "raw", "-A", "PREROUTING", "-p", "tcp", "--dport", "80", "-j", "ACCEPT")
+    iptables(programs, "-A", "INPUT", "-p", "tcp", "--dport", "22", "-j", "ACCEPT")
+    theirs = saved(programs)
+    try:
+        await rule.install(Scope())
+        with_ours = saved(programs)
+        assert with_ours != theirs
+        ours = (f":{rule.chain} ", f"-A {rule.chain} ", f"-A PREROUTING -m comment --comment amiwatch -j {rule.chain}")
+        kept = [line for line in with_ours.splitlines() if not line.startswith(ours)]
+        assert kept == theirs.splitlines()
+
+        await rule.install(EVERYTHING)
+        await rule.remove()
+        await rule.remove()
+
+        assert saved(programs) == theirs
+    finally:
+        for table in ("raw", "filter"):
+            iptables(programs, "-t", table, "-F")
+        iptables(programs, "-t", "raw", "-X")
+
+
+async def test_a_rule_that_slipped_down_is_seen_and_put_first_again(rule, programs):
+    await rule.install(Scope())
+    iptables(programs, "-t", "raw", "-I", "PREROUTING", "-p", "udp", "-j", "ACCEPT")
+    try:
+        assert [family.position for family in (await rule.show()).families] == [2, 2]
+
+        await rule.install(Scope())
+
+        state = await rule.show()
+        assert [family.position for family in state.families] == [1, 1]
+        assert state.covers(Scope())
+    finally:
+        iptables(programs, "-t", "raw", "-D", "PREROUTING", "-p", "udp", "-j", "ACCEPT")
+
+
+async def test_what_is_missing_is_seen(rule, programs):
+    assert [family.position for family in (await rule.show()).families] == [None, None]
+    assert not (await rule.show()).is_present
+
+    await rule.install(Scope())
+    assert (await rule.show()).is_present
+
+    iptables(programs, "-t", "raw", "-F", rule.chain)
+    assert not (await rule.show()).is_present
+
+    await rule.install(Scope())
+    iptables(programs, "-t", "raw", "-F", "PREROUTING")
+    state = await rule.show()
+    assert not state.is_present
+    assert state.families[0].drops
+
+    await rule.install(Scope())
+    assert (await rule.show()).covers(Scope())
+
+
+async def test_a_jump_that_stands_twice_is_put_right(rule, programs):
+    await rule.install(Scope())
+    iptables(programs, "-t", "raw", "-A", "PREROUTING", "-j", rule.chain)
+
+    await rule.install(Scope())
+
+    assert saved(programs).count(f"-j {rule.chain}") == 2
+
+
+async def test_the_set_knows_that_a_rule_uses_it(ipset, rule):
+    await rule.install(Scope())
+    assert [state.references for state in await ipset.states()] == [2, 2]
+    with pytest.raises(FirewallError, match="firewall remove"):
+        await ipset.remove_sets()
+
+    await rule.remove()
+    assert [state.references for state in await ipset.states()] == [0, 0]
+
+
+async def test_a_rule_without_sets_is_refused_with_a_reason(programs):
+    before = saved(programs)
+    lonely = DropRule("nobody", programs)
+    with pytest.raises(FirewallError, match="do not exist"):
+        await lonely.install(Scope())
+    await lonely.remove()
+    assert "NOBODY" not in saved(programs)
+    assert saved(programs).count("-A") == before.count("-A")
+
+
+async def test_a_missing_iptables_is_named():
+    rule = DropRule(programs={4: "iptables-of-nobody", 6: "ip6tables"})
+    for ask in (rule.show, rule.remove):
+        with pytest.raises(FirewallError, match=r"'iptables-of-nobody'.*install"):
+            await ask()
