@@ -1,0 +1,121 @@
+"""
+The ledger: the bans that we want now, whatever the kernel holds.
+
+Rule 1: a ban ends by itself; ``expire`` only tells. No timers.
+
+Rule 2: a million bans must be cheap: single sources are kept as numbers, other networks in a table.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from math import inf
+
+from amiwatch.judgement.networks import NetworkTable, source_key
+from amiwatch.judgement.values import IPV6_PREFIX, IPAddress, IPNetwork
+
+
+class Ledger:
+    """Networks that are to be dropped, each with its end (seconds since the epoch; infinity for no end)."""
+
+    def __init__(self) -> None:
+        self._sources: dict[int, float] = {}
+        self._networks: NetworkTable[float] = NetworkTable()
+        self._ends: list[tuple[float, int, IPNetwork | None]] = []
+        """Heap of ends, each with the key of a source or a number and a network. An entry that was lifted or prolonged
+        since is skipped when it comes up."""
+        self._serial = 0
+
+    def __len__(self) -> int:
+        return len(self._sources) + len(self._networks)
+
+    def __contains__(self, network: IPNetwork) -> bool:
+        return self.until(network) is not None
+
+    def put(self, network: IPNetwork, until: float | None) -> None:
+        """Want this network dropped until then; None is for ever. A later call replaces an earlier one."""
+        end = inf if until is None else until
+        key = _single(network)
+        if key is None:
+            self._networks.put(network, end)
+        else:
+            self._sources[key] = end
+        if end < inf:
+            self._serial += 1
+            heapq.heappush(self._ends, (end, self._serial, network) if key is None else (end, key, None))
+
+    def drop(self, network: IPNetwork) -> bool:
+        """Want exactly this network no longer; tell whether it was there."""
+        key = _single(network)
+        if key is None:
+            return self._networks.pop(network) is not None
+        return self._sources.pop(key, None) is not None
+
+    def until(self, network: IPNetwork) -> float | None:
+        """Return the end of the ban of exactly this network (infinity: none), or None if it is not banned."""
+        key = _single(network)
+        if key is not None:
+            return self._sources.get(key)
+        return self._networks.get(network)
+
+    def is_banned(self, key: int, address: IPAddress, now: float) -> bool:
+        """Tell whether a source is banned; ``key`` is its ``source_key``. On the hot path."""
+        end = self._sources.get(key)
+        if end is not None and end > now:
+            return True
+        if self._networks:
+            found = self._networks.covering(address)
+            return found is not None and found[1] > now
+        return False
+
+    def covering(self, address: IPAddress, now: float) -> IPNetwork | None:
+        """Return the banned network that holds this address, or None."""
+        end = self._sources.get(source_key(address))
+        if end is not None and end > now:
+            return _network(source_key(address))
+        found = self._networks.covering(address)
+        return found[0] if found and found[1] > now else None
+
+    def expire(self, now: float) -> list[IPNetwork]:
+        """Forget the bans that ended and return their networks."""
+        ended: list[IPNetwork] = []
+        while self._ends and self._ends[0][0] <= now:
+            end, key, other = heapq.heappop(self._ends)
+            network = other or _network(key)
+            if self.until(network) == end:
+                self.drop(network)
+                ended.append(network)
+        return ended
+
+    def soonest(self) -> IPNetwork | None:
+        """Return the network whose ban ends first: what a full set gives up."""
+        while self._ends:
+            end, key, other = self._ends[0]
+            network = other or _network(key)
+            if self.until(network) == end:
+                return network
+            heapq.heappop(self._ends)
+        return None
+
+    def wanted(self, now: float) -> Iterator[tuple[IPNetwork, float | None]]:
+        """List what is to be in the kernel, with the seconds left; None has no end."""
+        for key, end in self._sources.items():
+            if end > now:
+                yield _network(key), None if end == inf else end - now
+        for network, end in self._networks:
+            if end > now:
+                yield network, None if end == inf else end - now
+
+
+def _single(network: IPNetwork) -> int | None:
+    """Return the source key of a network that is just one source, else None."""
+    width = 32 if type(network) is IPv4Network else IPV6_PREFIX
+    return source_key(network.network_address) if network.prefixlen == width else None
+
+
+def _network(key: int) -> IPNetwork:
+    if key >= 0:
+        return IPv4Network(IPv4Address(key))
+    return IPv6Network((IPv6Address(~key << 64), IPV6_PREFIX))

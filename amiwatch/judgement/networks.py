@@ -1,0 +1,81 @@
+"""
+Is an address in one of these networks? One dictionary look-up for each prefix length in use.
+
+Rule 1: keys are plain integers; hashing an ``ipaddress`` object costs ten times as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from typing import Generic, TypeVar
+
+from amiwatch.judgement.values import IPAddress, IPNetwork
+
+T = TypeVar("T")
+
+
+class NetworkTable(Generic[T]):
+    """A mapping of networks to something, asked by address."""
+
+    def __init__(self) -> None:
+        self._tables: dict[tuple[int, int], dict[int, tuple[IPNetwork, T]]] = {}
+        """(version, bits behind the prefix) → leading bits → what is stored."""
+
+    def __len__(self) -> int:
+        return sum(map(len, self._tables.values()))
+
+    def __iter__(self) -> Iterator[tuple[IPNetwork, T]]:
+        for table in self._tables.values():
+            yield from table.values()
+
+    def put(self, network: IPNetwork, value: T) -> None:
+        shift = network.max_prefixlen - network.prefixlen
+        key = int(network.network_address) >> shift
+        self._tables.setdefault((network.version, shift), {})[key] = (network, value)
+
+    def get(self, network: IPNetwork) -> T | None:
+        """Return what is stored for exactly this network, or None."""
+        shift = network.max_prefixlen - network.prefixlen
+        found = self._tables.get((network.version, shift), {}).get(int(network.network_address) >> shift)
+        return found[1] if found else None
+
+    def pop(self, network: IPNetwork) -> T | None:
+        """Take exactly this network out, and return what was stored, or None."""
+        shift = network.max_prefixlen - network.prefixlen
+        table = self._tables.get((network.version, shift), {})
+        found = table.pop(int(network.network_address) >> shift, None)
+        if not table:
+            self._tables.pop((network.version, shift), None)
+        return found[1] if found else None
+
+    def covering(self, address: IPAddress) -> tuple[IPNetwork, T] | None:
+        """Return a network that holds the address, with its value, or None."""
+        version, bits = address.version, int(address)
+        for (family, shift), table in self._tables.items():
+            if family == version and (found := table.get(bits >> shift)) is not None:
+                return found
+        return None
+
+    def overlapping(self, network: IPNetwork) -> tuple[IPNetwork, T] | None:
+        """Return a network that shares an address with this one, with its value, or None."""
+        around = self.covering(network.network_address)
+        if around is not None:
+            return around
+        for other, value in self:
+            if other.version == network.version and _is_inside(other, network):
+                return other, value
+        return None
+
+
+def _is_inside(inner: IPNetwork, outer: IPNetwork) -> bool:
+    if isinstance(inner, IPv4Network):
+        return isinstance(outer, IPv4Network) and inner.subnet_of(outer)
+    return isinstance(outer, IPv6Network) and inner.subnet_of(outer)
+
+
+def source_key(address: IPAddress) -> int:
+    """Return a number that stands for a source: the address (IPv4, not negative), its /64 (IPv6, negative)."""
+    if type(address) is IPv4Address:
+        return int(address)
+    return ~(int(address) >> 64)

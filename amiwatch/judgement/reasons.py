@@ -1,0 +1,83 @@
+"""
+Verdicts in words and numbers.
+
+Rule 1: what an attacker chose is written with ``repr`` and cut, so that it can't forge a sentence.
+"""
+
+from __future__ import annotations
+
+from amiwatch.judgement.rules import DAY, HOUR, MINUTE, Measure, Rule
+from amiwatch.judgement.sources import Source
+from amiwatch.judgement.values import SecurityEvent
+
+NAMES_SHOWN = 5
+"""Accounts named in a reason."""
+
+_NOUNS = {
+    Measure.ATTEMPTS: ("attempt", "attempts"),
+    Measure.ACCOUNTS: ("unknown account", "unknown accounts"),
+    Measure.GUESSES: ("password guess on existing accounts", "password guesses on existing accounts"),
+    Measure.UNANSWERED: ("unanswered challenge", "unanswered challenges"),
+    Measure.AMI: ("failed manager login", "failed manager logins"),
+    Measure.TRIPWIRE: ("attempt on a tripwire account", "attempts on tripwire accounts"),
+}
+
+
+def duration(seconds: float) -> str:
+    """``5400`` to ``1 h 30 min``: two units at most."""
+    rest = round(seconds)
+    parts: list[str] = []
+    for size, unit in ((DAY, "d"), (HOUR, "h"), (MINUTE, "min"), (1, "s")):
+        if rest >= size and len(parts) < 2:
+            parts.append(f"{rest // size} {unit}")
+            rest %= size
+    return " ".join(parts) or "0 s"
+
+
+def _amount(count: int, measure: Measure) -> str:
+    one, many = _NOUNS[measure]
+    return f"{count} {one if count == 1 else many}"
+
+
+def _names(source: Source) -> str:
+    names = list(dict.fromkeys([*source.accounts, *(event.account for event in source.evidence)]))
+    names = [name for name in names if name != "<unknown>"]
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(repr(name[:40]) for name in names[:NAMES_SHOWN]) + more
+
+
+def window(source: Source, rule: Rule, now: float) -> str:
+    """``5 unknown accounts in 41 s (limit 5 in 10 min)``."""
+    times = source.since(rule.measure, now - rule.find_time)
+    took = duration(max(1.0, now - times[0])) if times else "0 s"
+    return f"{_amount(len(times), rule.measure)} in {took} (limit {rule.limit} in {duration(rule.find_time)})"
+
+
+def ban_reason(source: Source, rule: Rule, now: float, *, level: int, is_trusted: bool, is_proven: bool) -> str:
+    """Say why a source is banned."""
+    names = _names(source)
+    parts = [
+        window(source, rule, now) + (f": {names}" if names else ""),
+        f"{_amount(source.total, Measure.ATTEMPTS)} in all",
+        "passwords tried" if source.has_password else "no password tried",
+        "its address is proven" if is_proven else "its address is not proven (UDP)",
+        "trusted before" if is_trusted else "no trust",
+        "first offence" if level == 1 else f"offence {level}",
+    ]
+    return "; ".join(parts)
+
+
+def quiet_reason(source: Source, rule: Rule, now: float) -> str:
+    """Say why a source that never tried a password is not banned, and what to do."""
+    return (
+        f"{window(source, rule, now)}, but no password was ever tried and the pace is calm: maybe a carrier or a "
+        f"monitor that Asterisk doesn't know ({_names(source)}). If it is yours, add it to `identify` and allow it"
+    )
+
+
+def phone_reason(source: Source, event: SecurityEvent) -> str:
+    """Say why a source that fails steadily with one account is not banned, and what to do."""
+    return (
+        f"{source.total} failures with the one account {event.account[:40]!r} at a steady pace: probably a phone with "
+        f"an old password or a deleted account. Correct it at the phone, or ban the address by hand"
+    )

@@ -1,0 +1,135 @@
+"""
+The rules: what makes a source an offender, as tables that a person can read.
+
+Rule 1: everything that decides about a ban is a row or a number in this file; ``judge.py`` only looks it up.
+
+Rule 2: a limit counts distinct attempts or distinct accounts of one source, never events. All windows run at once.
+
+The numbers start from what operators use (FreePBX 8 in 10 min, Grandstream 5 in 10 min, Brekeke 60 in 3 days,
+sipcheck 5 in 1 h); each can be changed by a setting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum, auto
+
+MINUTE, HOUR, DAY = 60, 3600, 86400
+
+
+class Measure(IntEnum):
+    """What is counted for a source."""
+
+    ATTEMPTS = 0
+    """Dialogues (or guesses within one) that failed: unknown account, wrong password, refused, never answered."""
+    ACCOUNTS = auto()
+    """Distinct accounts that don't exist."""
+    GUESSES = auto()
+    """Passwords tried on accounts that exist and for which the source has no trust."""
+    UNANSWERED = auto()
+    """Challenges for ``<unknown>`` that nobody ever answered."""
+    AMI = auto()
+    """Failed logins to the manager itself."""
+    TRIPWIRE = auto()
+    """Attempts on an account of the tripwire list."""
+
+
+class Unless(StrEnum):
+    """Honest trouble that looks like an attack: where it applies, the rule raises an alert instead of a ban."""
+
+    CARRIER = "carrier"
+    """No password ever tried, at a calm pace, and always the same account or callers' numbers."""
+    PHONE = "phone"
+    """One single account, failing again and again at a steady pace: an old password, a deleted account."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """At least ``limit`` of ``measure`` within ``find_time`` seconds make an offender."""
+
+    name: str
+    measure: Measure
+    limit: int
+    find_time: int
+    unless: frozenset[Unless] = frozenset()
+
+
+def _rule(name: str, measure: Measure, limit: int, find_time: int, *unless: Unless) -> Rule:
+    return Rule(name, measure, limit, find_time, frozenset(unless))
+
+
+_M, _U = Measure, Unless
+
+OFFICE: tuple[Rule, ...] = (
+    _rule("tripwire", _M.TRIPWIRE, 1, 7 * DAY),
+    _rule("scan_rush", _M.ACCOUNTS, 4, 10, _U.CARRIER),
+    _rule("scan", _M.ACCOUNTS, 5, 10 * MINUTE, _U.CARRIER),
+    _rule("scan_day", _M.ACCOUNTS, 5, DAY, _U.CARRIER),
+    _rule("scan_week", _M.ACCOUNTS, 8, 7 * DAY, _U.CARRIER),
+    _rule("attempts_rush", _M.ATTEMPTS, 8, 5, _U.CARRIER),
+    _rule("attempts", _M.ATTEMPTS, 10, 10 * MINUTE, _U.CARRIER, _U.PHONE),
+    _rule("guess", _M.GUESSES, 10, 10 * MINUTE, _U.PHONE),
+    _rule("guess_day", _M.GUESSES, 30, DAY, _U.PHONE),
+    _rule("unanswered", _M.UNANSWERED, 10, 10 * MINUTE, _U.CARRIER),
+    _rule("unanswered_day", _M.UNANSWERED, 30, DAY, _U.CARRIER),
+    _rule("ami", _M.AMI, 3, 10 * MINUTE),
+    _rule("ami_day", _M.AMI, 6, DAY),
+)
+"""For offices and most others: phones come from anywhere, people mistype, carriers ping."""
+
+CLOSED: tuple[Rule, ...] = (
+    _rule("tripwire", _M.TRIPWIRE, 1, 7 * DAY),
+    _rule("scan_rush", _M.ACCOUNTS, 1, 10),
+    _rule("scan", _M.ACCOUNTS, 1, 10 * MINUTE),
+    _rule("scan_day", _M.ACCOUNTS, 1, DAY),
+    _rule("scan_week", _M.ACCOUNTS, 1, 7 * DAY),
+    _rule("attempts_rush", _M.ATTEMPTS, 5, 5),
+    _rule("attempts", _M.ATTEMPTS, 5, 10 * MINUTE),
+    _rule("guess", _M.GUESSES, 5, 10 * MINUTE),
+    _rule("guess_day", _M.GUESSES, 8, DAY),
+    _rule("unanswered", _M.UNANSWERED, 5, 10 * MINUTE),
+    _rule("unanswered_day", _M.UNANSWERED, 8, DAY),
+    _rule("ami", _M.AMI, 1, 10 * MINUTE),
+    _rule("ami_day", _M.AMI, 1, DAY),
+)
+"""For systems on which every phone is known: the first attempt on an account that doesn't exist bans."""
+
+POLICIES: dict[str, tuple[Rule, ...]] = {"office": OFFICE, "closed": CLOSED}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The rules in force and every other number of the judgement. Durations are seconds."""
+
+    name: str = "office"
+    rules: tuple[Rule, ...] = OFFICE
+    ladder: tuple[int, ...] = (HOUR, DAY, 7 * DAY, 30 * DAY)
+    """Ban times, from the first offence on; the last serves for all further ones."""
+    jitter: float = 0.1
+    """Share by which a ban is made longer or shorter at random, so that a scanner can't count on its end."""
+    decay: int = 30 * DAY
+    """Quiet time after which an offender falls one rung."""
+    trust_time: int = 7 * DAY
+    """How long a successful login protects its source."""
+    trust_factor: int = 4
+    """A trusted source may probe this many times as many unknown accounts."""
+    answer_time: int = 5
+    """How long a challenge may stay unanswered before it counts. A phone answers within a round trip or two."""
+    unproven_bans: int = 300
+    """Ceiling of new bans per minute on evidence that forged UDP packets could have made. The largest botnet reported
+    brought 3 million sources in 12 days, 174 a minute; one forger made 5,000 a second."""
+    tripwires: frozenset[str] = field(default_factory=frozenset)
+    """Accounts that nobody honest uses (compared without regard to case)."""
+    ban_chan_sip: bool = False
+    """Ban on events of chan_sip, whose addresses the attacker chooses."""
+    max_sources: int = 100_000
+    """Sources watched at once; each takes up to about 2 kB."""
+    max_offenders: int = 200_000
+    """Former offenders remembered for the ladder."""
+    max_trusted: int = 50_000
+    """Trusted sources remembered."""
+
+
+def longest(rules: tuple[Rule, ...]) -> int:
+    """Return the longest window of these rules, in seconds."""
+    return max((rule.find_time for rule in rules), default=0)

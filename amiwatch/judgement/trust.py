@@ -1,0 +1,80 @@
+"""
+Trust: what a successful login earns its source.
+
+Rule 1: only PJSIP's SuccessfulAuth with a password earns it, and never a loopback address: the nonce is bound to the
+source, so this is the one thing that a forged packet can't bring about (Asterisk facts).
+
+Rule 2: it belongs to the source (IPv6: its /64), it expires, and its memory is bounded.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from amiwatch.judgement.values import SecurityEvent
+
+MAX_ACCOUNTS = 256
+"""Trusted accounts kept for one source: the phones of a large office behind one address."""
+
+
+class Trust:
+    """Which sources have logged in lately, and as whom. Sources are ``source_key`` numbers."""
+
+    def __init__(self, *, trust_time: float, max_sources: int) -> None:
+        self.trust_time = trust_time
+        self.max_sources = max_sources
+        self._sources: OrderedDict[int, dict[str, float]] = OrderedDict()
+        """Source → account → time of its last login; both in the order of their last login."""
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    @staticmethod
+    def is_earned_by(event: SecurityEvent) -> bool:
+        """Tell whether this event is one that can earn trust."""
+        return (
+            event.kind == "SuccessfulAuth"
+            and event.service == "PJSIP"
+            and event.used_password
+            and not event.tainted
+            and not event.source.is_loopback
+        )
+
+    def grant(self, key: int, account: str, at: float) -> bool:
+        """Remember a login; tell whether the source had none with this account lately."""
+        accounts = self._sources.pop(key, {})
+        before = accounts.pop(account, None)
+        accounts[account] = at
+        if len(accounts) > MAX_ACCOUNTS:
+            del accounts[next(iter(accounts))]
+        self._sources[key] = accounts
+        if len(self._sources) > self.max_sources:
+            self._sources.popitem(last=False)
+        return before is None or before <= at - self.trust_time
+
+    def has(self, key: int, now: float) -> bool:
+        """Tell whether the source logged in lately, as anybody."""
+        accounts = self._sources.get(key)
+        if accounts is None:
+            return False
+        if next(reversed(accounts.values())) > now - self.trust_time:
+            return True
+        del self._sources[key]
+        return False
+
+    def covers(self, key: int, account: str, now: float) -> bool:
+        """Tell whether the source logged in lately with just this account."""
+        accounts = self._sources.get(key)
+        return accounts is not None and accounts.get(account, 0.0) > now - self.trust_time
+
+    def accounts(self, key: int, now: float) -> list[str]:
+        """List the accounts with which the source logged in lately, the last one first."""
+        since = now - self.trust_time
+        return [name for name, at in reversed(self._sources.get(key, {}).items()) if at > since]
+
+    def items(self) -> Iterator[tuple[int, str, float]]:
+        """List source, account and time of the last login of all that is remembered."""
+        for key, accounts in self._sources.items():
+            for account, at in accounts.items():
+                yield key, account, at
