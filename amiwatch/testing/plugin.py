@@ -7,14 +7,15 @@ Rule: everything of ours is imported inside the fixtures, so that a run which us
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import pytest
 
-try:  # so that the fixture also works in pytest-asyncio's strict mode
-    from pytest_asyncio import fixture as async_fixture
-except ImportError:
-    async_fixture = pytest.fixture
+async_fixture = pytest.fixture
+with suppress(ImportError):  # so that the fixture also works in pytest-asyncio's strict mode
+    async_fixture = import_module("pytest_asyncio").fixture
 
 if TYPE_CHECKING:
     from amiwatch.testing.asterisk import FakeAsterisk
