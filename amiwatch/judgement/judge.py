@@ -23,6 +23,7 @@ from amiwatch.judgement.reasons import ban_reason, phone_reason, quiet_reason, w
 from amiwatch.judgement.rules import HOUR, MINUTE, Measure, Policy, Rule, Unless, longest
 from amiwatch.judgement.safe import ALWAYS
 from amiwatch.judgement.sources import Source, SourceTable
+from amiwatch.judgement.tally import Tally
 from amiwatch.judgement.trouble import is_calm_caller, is_steady_phone
 from amiwatch.judgement.trust import Trust
 from amiwatch.judgement.values import Alert, Ban, IPAddress, IPNetwork, SecurityEvent, Verdict, source_network
@@ -67,6 +68,7 @@ class Judge:
         self.ladder = Ladder(policy, random)
         self.sources = SourceTable(policy.max_sources)
         self.counters = Counters()
+        self.tally = Tally()
         self.allowed: NetworkTable[str] = NetworkTable()
         """Networks that are never banned, each with the words that say why."""
         self.allow({})
@@ -113,7 +115,8 @@ class Judge:
             return ()
         if event.service == "SIP" and not self.policy.ban_chan_sip:
             counters.chan_sip += 1
-            counters.attempts += event.kind == "ChallengeSent"
+            if event.kind != "ChallengeSent":
+                self._note(key, event, "succeeded" if event.kind == "SuccessfulAuth" else "failed", now)
             return ()
         return read(key, event, now)
 
@@ -145,8 +148,13 @@ class Judge:
 
     # What one event means. Each takes the key of its source.
 
-    def _succeeded(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
+    def _note(self, key: int, event: SecurityEvent, outcome: str, now: float) -> None:
+        """Count an attempt for whoever keeps the sums."""
         self.counters.attempts += 1
+        self.tally.add(key, event.source, event.account, event.service, event.transport, outcome, now)
+
+    def _succeeded(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
+        self._note(key, event, "succeeded", now)
         source = self.sources.get(key)
         if source is not None:
             source.dialogues.pop(hash(event.session), None)
@@ -241,7 +249,7 @@ class Judge:
         dialogue_is: Outcome,
     ) -> Sequence[Verdict]:
         """Count one more attempt, and judge the source by everything that this changed."""
-        self.counters.attempts += 1
+        self._note(key, event, dialogue_is, now)
         source.total += 1
         source.keep(event)
         if dialogue_is != "ami":
@@ -270,7 +278,7 @@ class Judge:
             del source.unanswered[session]
             counted += 1
             source.total += 1
-            self.counters.attempts += 1
+            self._note(key, event._replace(account=UNKNOWN), "unanswered", now)
             if (dialogue := source.dialogues.get(session)) is not None:
                 dialogue.is_counted = True
             source.count(Measure.UNANSWERED, now)

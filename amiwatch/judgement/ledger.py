@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Network
 from math import inf
 
-from amiwatch.judgement.networks import NetworkTable, source_key
+from amiwatch.judgement.networks import NetworkTable, key_network, source_key
 from amiwatch.judgement.values import IPV6_PREFIX, IPAddress, IPNetwork
 
 
@@ -74,7 +74,7 @@ class Ledger:
         """Return the banned network that holds this address, or None."""
         end = self._sources.get(source_key(address))
         if end is not None and end > now:
-            return _network(source_key(address))
+            return key_network(source_key(address))
         found = self._networks.covering(address)
         return found[0] if found and found[1] > now else None
 
@@ -83,27 +83,33 @@ class Ledger:
         ended: list[IPNetwork] = []
         while self._ends and self._ends[0][0] <= now:
             end, key, other = heapq.heappop(self._ends)
-            network = other or _network(key)
+            network = other or key_network(key)
             if self.until(network) == end:
                 self.drop(network)
                 ended.append(network)
         return ended
 
-    def soonest(self) -> IPNetwork | None:
-        """Return the network whose ban ends first: what a full set gives up."""
-        while self._ends:
-            end, key, other = self._ends[0]
-            network = other or _network(key)
-            if self.until(network) == end:
-                return network
-            heapq.heappop(self._ends)
-        return None
+    def soonest(self, version: int) -> IPNetwork | None:
+        """Return the network of this family whose ban ends first: what a full set gives up."""
+        others = []
+        found = None
+        while self._ends and found is None:
+            end, key, other = entry = heapq.heappop(self._ends)
+            network = other or key_network(key)
+            if self.until(network) != end:
+                continue  # lifted or prolonged since
+            others.append(entry)
+            if network.version == version:
+                found = network
+        for entry in others:
+            heapq.heappush(self._ends, entry)
+        return found
 
     def wanted(self, now: float) -> Iterator[tuple[IPNetwork, float | None]]:
         """List what is to be in the kernel, with the seconds left; None has no end."""
         for key, end in self._sources.items():
             if end > now:
-                yield _network(key), None if end == inf else end - now
+                yield key_network(key), None if end == inf else end - now
         for network, end in self._networks:
             if end > now:
                 yield network, None if end == inf else end - now
@@ -113,9 +119,3 @@ def _single(network: IPNetwork) -> int | None:
     """Return the source key of a network that is just one source, else None."""
     width = 32 if type(network) is IPv4Network else IPV6_PREFIX
     return source_key(network.network_address) if network.prefixlen == width else None
-
-
-def _network(key: int) -> IPNetwork:
-    if key >= 0:
-        return IPv4Network(IPv4Address(key))
-    return IPv6Network((IPv6Address(~key << 64), IPV6_PREFIX))

@@ -7,10 +7,10 @@ Rule 1: keys are plain integers; hashing an ``ipaddress`` object costs ten times
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Generic, TypeVar
 
-from amiwatch.judgement.values import IPAddress, IPNetwork
+from amiwatch.judgement.values import IPV6_PREFIX, IPAddress, IPNetwork
 
 T = TypeVar("T")
 
@@ -79,3 +79,10 @@ def source_key(address: IPAddress) -> int:
     if type(address) is IPv4Address:
         return int(address)
     return ~(int(address) >> 64)
+
+
+def key_network(key: int) -> IPNetwork:
+    """Return the network of a source's number: the inverse of ``source_key``."""
+    if key >= 0:
+        return IPv4Network(IPv4Address(key))
+    return IPv6Network((IPv6Address(~key << 64), IPV6_PREFIX))

@@ -14,6 +14,9 @@ from collections.abc import Iterator
 
 from amiwatch.judgement.values import SecurityEvent
 
+SAVE_PAUSE = 3600
+"""A phone registers every few minutes; its trust is worth a write once in so many seconds."""
+
 MAX_ACCOUNTS = 256
 """Trusted accounts kept for one source: the phones of a large office behind one address."""
 
@@ -26,6 +29,8 @@ class Trust:
         self.max_sources = max_sources
         self._sources: OrderedDict[int, dict[str, float]] = OrderedDict()
         """Source → account → time of its last login; both in the order of their last login."""
+        self._unsaved: dict[tuple[int, str], float] = {}
+        self._saved: OrderedDict[tuple[int, str], float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -46,12 +51,27 @@ class Trust:
         accounts = self._sources.pop(key, {})
         before = accounts.pop(account, None)
         accounts[account] = at
+        if len(self._unsaved) < self.max_sources:
+            self._unsaved[key, account] = at
         if len(accounts) > MAX_ACCOUNTS:
             del accounts[next(iter(accounts))]
         self._sources[key] = accounts
         if len(self._sources) > self.max_sources:
             self._sources.popitem(last=False)
         return before is None or before <= at - self.trust_time
+
+    def unsaved(self) -> list[tuple[int, str, float]]:
+        """Return source, account and time of logins that were not returned within ``SAVE_PAUSE``: what to store."""
+        unsaved, self._unsaved = self._unsaved, {}
+        news = []
+        for (key, account), at in unsaved.items():
+            if at >= self._saved.get((key, account), 0.0) + SAVE_PAUSE:
+                self._saved[key, account] = at
+                self._saved.move_to_end((key, account))
+                news.append((key, account, at))
+        while len(self._saved) > self.max_sources:
+            self._saved.popitem(last=False)
+        return news
 
     def has(self, key: int, now: float) -> bool:
         """Tell whether the source logged in lately, as anybody."""
