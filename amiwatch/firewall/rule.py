@@ -232,6 +232,7 @@ async def _run(command: Sequence[str], text: str = "") -> str:
     """Run a program and return what it printed. Not to be cancelled half-way: it ends by itself."""
     # Ordinary users have no sbin in their PATH, and people's languages would translate the messages.
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    kept = {name: value for name, value in os.environ.items() if name == "XTABLES_LOCKFILE"}
     try:
         done = await asyncio.to_thread(
             subprocess.run,
@@ -240,7 +241,7 @@ async def _run(command: Sequence[str], text: str = "") -> str:
             capture_output=True,
             text=True,
             timeout=PROGRAM_TIMEOUT,
-            env={"PATH": path, "LC_ALL": "C"},
+            env={**kept, "PATH": path, "LC_ALL": "C"},
             check=False,
         )
     except FileNotFoundError as exc:

@@ -81,6 +81,8 @@ def _enter() -> None:
         Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
         Path("/proc/self/uid_map").write_text(f"0 {uid} 1", encoding="ascii")
         Path("/proc/self/gid_map").write_text(f"0 {gid} 1", encoding="ascii")
+        # The lock of the older iptables belongs to the host's root; nobody else changes the tables of this namespace.
+        os.environ.setdefault("XTABLES_LOCKFILE", os.devnull)
     _bring_up(b"lo")
 
 

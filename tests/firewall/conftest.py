@@ -1,3 +1,5 @@
+import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -7,7 +9,16 @@ import pytest
 from amiwatch.firewall.ipset import IpsetFirewall
 from amiwatch.testing.netns import Wire
 
+SBIN = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+"""Where programs are; ordinary users have no sbin in their PATH."""
+
 _numbers = count()
+
+
+@pytest.fixture
+def iptables_present():
+    if not shutil.which("iptables", path=SBIN):
+        pytest.skip("iptables is not installed")
 
 
 @asynccontextmanager

@@ -1,8 +1,10 @@
 """The drop rule, shown with packets."""
 
 import re
+import shutil
 import socket
 import subprocess
+import sys
 from ipaddress import ip_address
 
 import pytest
@@ -12,6 +14,7 @@ from amiwatch.firewall.base import Entry
 from amiwatch.firewall.rule import DropRule
 from amiwatch.firewall.scope import EVERYTHING, VOIP_PORTS, Ports, Scope
 from amiwatch.judgement.values import source_network
+from tests.firewall.conftest import SBIN
 
 pytestmark = pytest.mark.kernel
 
@@ -24,7 +27,11 @@ PHONE = {4: "203.0.113.20", 6: "2001:db8:cafe::20"}
 
 
 @pytest.fixture(params=VARIANTS)
-def programs(request):
+def programs(request, monkeypatch):
+    monkeypatch.setenv("PATH", SBIN)
+    missing = [program for program in VARIANTS[request.param].values() if not shutil.which(program)]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
     return VARIANTS[request.param]
 
 
@@ -35,20 +42,19 @@ async def rule(ipset, programs):
     await placed.remove()
 
 
-def saved(programs, counters=False):
-    """Everything that iptables holds, without the lines that carry the time of day."""
-    text = ""
-    for program in programs.values():
-        shown = subprocess.run(
-            [f"{program}-save", *(["-c"] if counters else [])], capture_output=True, text=True, check=True
-        )
-        text += re.sub(r"^#.*\n", "", shown.stdout, flags=re.M)
-    return text
+def saved(programs):
+    """What iptables holds in the tables that matter, without the lines that carry the time of day."""
+    shown = [run(f"{program}-save", "-t", table) for program in programs.values() for table in ("raw", "filter")]
+    return re.sub(r"^#.*\n", "", "".join(shown), flags=re.M)
 
 
 def iptables(programs, *arguments):
     for program in programs.values():
-        subprocess.run([program, "-w", "5", *arguments], check=True, capture_output=True)
+        run(program, "-w", "5", *arguments)
+
+
+def run(*command):
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def ban(address):
@@ -252,6 +258,16 @@ async def test_a_rule_without_sets_is_refused_with_a_reason(programs):
     await lonely.remove()
     assert "NOBODY" not in saved(programs)
     assert saved(programs).count("-A") == before.count("-A")
+
+
+async def test_without_the_right_it_says_which_is_missing(programs):
+    script = (
+        "import asyncio; from amiwatch.firewall.rule import DropRule; from amiwatch.errors import *\n"
+        f"try: asyncio.run(DropRule(programs={programs}).show())\n"
+        "except FirewallPermission as exc: print(exc)"
+    )
+    without = ["setpriv", "--bounding-set", "-net_admin,-net_raw", "--inh-caps", "-net_admin,-net_raw"]
+    assert "CAP_NET_ADMIN" in run(*without, sys.executable, "-c", script)
 
 
 async def test_a_missing_iptables_is_named():
