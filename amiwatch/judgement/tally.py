@@ -29,7 +29,7 @@ class Sum(NamedTuple):
     service: str
     transport: str
     outcome: str
-    count: int
+    attempts: int
     first_at: float
     last_at: float
     pbx: str
