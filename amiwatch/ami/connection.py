@@ -139,7 +139,7 @@ class Connection(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
     def connection_lost(self, exc: Exception | None) -> None:
         if self.gone.done():
             return
-        self.fault = self.fault or _loss(exc, is_greeted=self._greeted.done())
+        self.fault = self.fault or _loss(exc, is_greeted=self._opening == BANNER)
         if items := self.wire.close():
             self._deliver(items)
         for action in self.responses.values():
@@ -230,7 +230,7 @@ class Connection(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
         self._forget(future)
         if self.gone.done() or self.fault:
             raise self._reason()
-        hint = "" if self._greeted.done() or self._link.tls else ": is this the port for TLS?"
+        hint = "" if self._opening or self._link.tls else ": is this the port for TLS?"
         raise AmiUnreachable(f"no {what} within {patience:g} s{hint}")
 
     async def _either(self, future: asyncio.Future[Any], seconds: float) -> None:
@@ -332,14 +332,15 @@ def _cause(exc: Exception, link: Link) -> str:
         return f"no TLS there ({exc.reason or exc}): is this the port without TLS?"
     if isinstance(exc, TimeoutError):
         return f"nothing came back within {link.connect_timeout:g} s"
-    if isinstance(exc, OSError) and exc.filename:
-        return f"{exc.strerror}: {exc.filename!r}"
     return (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
 
 
 def _tls_context(link: Link) -> ssl.SSLContext:
     """Make the context anew each time, so that a renewed CA file counts from the next connection on."""
-    context = ssl.create_default_context(cafile=link.ca_file)
+    try:
+        context = ssl.create_default_context(cafile=link.ca_file)
+    except OSError as exc:  # an SSLError is one
+        raise AmiUnreachable(f"the CA file {str(link.ca_file)!r} holds no usable certificate: {exc}") from exc
     if not link.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -88,6 +88,10 @@ class FakeAsterisk:
         """Answer every action as an Asterisk that is going down."""
         self.answer_delay = 0.0
         """Seconds before each answer."""
+        self.ignored: set[str] = set()
+        """Actions, by name, that are never answered."""
+        self.hides_logins = False
+        """Raise no event for a login that succeeded, as behind an ``eventfilter``."""
         self.split: int | None = None
         """Write in pieces of so many bytes, each on its own; None writes as it comes."""
         self.actions: deque[dict[str, str]] = deque(maxlen=HISTORY_LIMIT)
@@ -159,7 +163,8 @@ class FakeAsterisk:
         """
         Send events (or any bytes) to all clients that may read them, and return to how many.
 
-        Returns when the last byte is in the kernel's buffers, or the client was dropped for not reading.
+        Returns when the last byte is in the kernel's buffers, or the client was dropped for not reading. Waits while
+        frozen.
         """
         data = b"".join(event if isinstance(event, bytes) else bytes_of(event) for event in events)
         return await self._tell(data)
@@ -257,8 +262,7 @@ class FakeAsterisk:
             if has_room:
                 await session.run()
         except asyncio.CancelledError:
-            session.abort()
-            raise
+            session.abort()  # not raised again: it ends here, and 3.11's streams would log it as an error
         except (OSError, ValueError, EOFError):
             session.abort()  # the client went away, or sent a line without an end
         finally:

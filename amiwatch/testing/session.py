@@ -52,7 +52,8 @@ class Session:
             self._pbx.note(action.get("Action", ""))
             await self._pbx.pause()
             await asyncio.sleep(self._pbx.answer_delay)
-            await self._act(action)
+            if action.get("Action") not in self._pbx.ignored:
+                await self._act(action)
 
     async def write(self, data: bytes) -> None:
         """Write whole messages; a client that doesn't read is dropped in the middle of one, as Asterisk does."""
@@ -193,10 +194,12 @@ class Session:
     async def _admit(self, action: dict[str, str], name: str) -> None:
         self.user = name
         is_listening = self._hears(action.get("Events", "on"))
-        own = self.event("SuccessfulAuth", name) if is_listening else b""
+        is_reported = not self._pbx.hides_logins
+        own = self.event("SuccessfulAuth", name) if is_listening and is_reported else b""
         await self._answer(action, "Success", "Message: Authentication accepted", then=own)
         self.is_listening = is_listening  # not before: nothing may come between answer and event
-        await self._pbx.report("SuccessfulAuth", self, name)
+        if is_reported:
+            await self._pbx.report("SuccessfulAuth", self, name)
         self._pbx.note("login")
 
     def _hears(self, mask: str) -> bool:
