@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from amiwatch.errors import FirewallError
 from amiwatch.firewall import ipset_wire as wire
@@ -54,19 +55,18 @@ class IpsetFirewall:
         self._socket.close()
 
     async def add(self, entries: Sequence[Entry]) -> list[Entry]:
-        for entry in entries:
-            _refuse_everything(entry.network)
         rejected = []
-        for family in wire.FAMILIES:
-            rejected += await self._add(family, [entry for entry in entries if entry.network.version == family])
+        for part in _parts(entries):
+            for entry in part:
+                _refuse_everything(entry.network)
+            for family, group in _by_family(part):
+                rejected += await self._fill(family, group, name=self._set(family))
         return rejected
 
     async def remove(self, networks: Iterable[IPNetwork]) -> None:
-        gone = [Entry(network, None) for network in networks if network.prefixlen]
-        for family in wire.FAMILIES:
-            ours = [entry for entry in gone if entry.network.version == family]
-            for start in range(0, len(ours), BATCH):
-                answer = await self._change(wire.DELETE, family, ours[start : start + BATCH])
+        for part in _parts(Entry(network, None) for network in networks if network.prefixlen):
+            for family, group in _by_family(part):
+                answer = await self._change(wire.DELETE, family, group)
                 if answer.code not in (0, wire.MISSING):
                     raise refusal(answer.code, f"take entries out of the set {self._set(family)!r}")
 
@@ -140,11 +140,12 @@ class IpsetFirewall:
         await self._socket.destroy(spare)
         log.warning("set rebuilt name=%s old_maxelem=%d maxelem=%d", name, old.maxelem, self.maxelem)
 
-    async def _add(self, family: int, entries: Sequence[Entry]) -> list[Entry]:
-        return await self._fill(family, entries, name=self._set(family)) if entries else []
-
     async def _fill(self, family: int, entries: Sequence[Entry], *, name: str) -> list[Entry]:
-        """Add in order and step over what the set has no room for; known entries get their time even in a full set."""
+        """
+        Add in order and step over what the set has no room for; known entries get their time even in a full set.
+
+        The kernel stops at the first entry that it refuses and names it.
+        """
         rejected: list[Entry] = []
         done, size, may_create = 0, BATCH, True
         while done < len(entries):
@@ -186,24 +187,37 @@ class IpsetFirewall:
 
     async def _options(self, name: str) -> wire.SetOptions | None:
         """Read the header of a set; None if there is none."""
-        for answer in await self._listing(name, header_only=True):
-            if answer.options is not None:
-                return answer.options
-        return None
+        found: list[wire.SetOptions] = []
+        await self._list(name, lambda answer: found.extend(filter(None, [answer.options])), header_only=True)
+        return found[0] if found else None
 
     async def _entries(self, name: str) -> list[Entry]:
-        return [entry for answer in await self._listing(name) for entry in answer.entries]
+        found: list[Entry] = []
+        with _collector_paused():
+            await self._list(name, lambda answer: found.extend(answer.entries))
+        return found
 
-    async def _listing(self, name: str, *, header_only: bool = False) -> list[wire.Answer]:
+    async def _list(self, name: str, take: Callable[[wire.Answer], None], *, header_only: bool = False) -> None:
+        """Hand out what the kernel lists, piece by piece; nothing for a set that is missing."""
         await self._socket.open()
         message = wire.listing(name, protocol=self._socket.protocol, header_only=header_only)
-        with _collector_paused():
-            found = await self._socket.listen(message)
-        if found and found[-1].code == wire.MISSING:
-            return []
-        if found and found[-1].code:
-            raise refusal(found[-1].code, f"list the set {name!r}")
-        return found
+        code = await self._socket.listen(message, take)
+        if code not in (0, wire.MISSING):
+            raise refusal(code, f"list the set {name!r}")
+
+
+def _parts(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Cut into what one message takes, when it is its turn: a million entries are never walked in one go."""
+    remaining = iter(entries)
+    while part := list(itertools.islice(remaining, BATCH)):
+        yield part
+
+
+def _by_family(entries: Sequence[Entry]) -> Iterator[tuple[int, list[Entry]]]:
+    for family in wire.FAMILIES:
+        group = [entry for entry in entries if entry.network.version == family]
+        if group:
+            yield family, group
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import errno
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from socket import MSG_DONTWAIT
 
 from pyroute2 import AsyncIPSet
@@ -113,9 +113,8 @@ class IpsetSocket:
         with self._translated("answer"):
             return next(wire.answers(await self._ask(message)))
 
-    async def listen(self, message: bytearray) -> list[wire.Answer]:
-        """Send one request and return its many answers without the closing one; a refusal is the last of them."""
-        found: list[wire.Answer] = []
+    async def listen(self, message: bytearray, take: Callable[[wire.Answer], None]) -> int:
+        """Send one request and hand out its many answers as they come. Returns the code of a refusal, or 0."""
         with self._translated("list"), self._expecting(message) as (netlink, tag):
             # Even a header makes the kernel walk the whole set: from a thread, so that the loop never waits for it.
             async with asyncio.timeout(NETLINK_TIMEOUT):
@@ -123,9 +122,10 @@ class IpsetSocket:
             while True:
                 async with asyncio.timeout(NETLINK_TIMEOUT):
                     datagram = await netlink.msg_queue.get(tag)
-                found += wire.answers(datagram)
-                if found[-1].is_last:
-                    return found if found[-1].code else found[:-1]
+                for answer in wire.answers(datagram):
+                    if answer.is_last:
+                        return answer.code
+                    take(answer)
 
     async def _ask(self, message: bytearray) -> bytes:
         with self._expecting(message) as (netlink, tag):
