@@ -37,9 +37,11 @@ LIBRARIES: dict[str, set[str]] = {
     "ami": {"panoramisk"},
     "firewall": {"pyroute2"},
     "store": {"aiosqlite"},
-    "config": {"pydantic", "pydantic_core", "pydantic_settings"},
+    "config": {"pydantic", "pydantic_core", "pydantic_settings", "dotenv"},  # dotenv comes with pydantic-settings
+    "daemon.host": {"pyroute2"},  # an edge of its own: asks the kernel for this machine's addresses
     "cli": {"typer", "click", "rich", "pydantic"},
     "demo": {"rich", "typer"},
+    "testing.netns": {"pyroute2"},  # makes the links inside a private network namespace
     "testing.plugin": {"pytest", "pytest_asyncio"},
 }
 """Who may know which third-party library; nobody else may. A quirk of a library stays in its edge."""
