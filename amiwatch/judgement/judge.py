@@ -358,7 +358,7 @@ class Judge:
     ) -> Alert | None:
         """Return the alert that takes the place of a ban because of who the source is."""
         what = window(source, rule, now)
-        if (allowed := self.allowed.covering(event.source)) is not None:
+        if (allowed := self.allowed.overlapping(source_network(event.source))) is not None:
             reason = f"{what}, but {allowed[0]} is never banned: {allowed[1]}"
             return Alert(now, "allowed_offender", event.source, event.account, reason)
         if is_trusted and not event.is_proven:
@@ -406,7 +406,7 @@ class Judge:
 
     def why_never(self, address: IPAddress) -> str | None:
         """Return the words that say why this address is never banned, or None if it can be."""
-        found = self.allowed.covering(address)
+        found = self.allowed.overlapping(source_network(address))
         return found[1] if found else None
 
 

@@ -78,6 +78,17 @@ class Ledger:
         found = self._networks.covering(address)
         return found[0] if found and found[1] > now else None
 
+    def touching(self, network: IPNetwork) -> list[IPNetwork]:
+        """List the banned networks that share an address with this one."""
+        found = [other for other, _ in self._networks if other.version == network.version and other.overlaps(network)]
+        key = _single(network)
+        if key is None and network.version == 6 and network.prefixlen > IPV6_PREFIX:
+            key = source_key(network.network_address)
+        if key is not None:
+            return [*found, key_network(key)] if key in self._sources else found
+        first, last = sorted((source_key(network.network_address), source_key(network.broadcast_address)))
+        return found + [key_network(each) for each in self._sources if first <= each <= last]
+
     def expire(self, now: float) -> list[IPNetwork]:
         """Forget the bans that ended and return their networks."""
         ended: list[IPNetwork] = []

@@ -1,0 +1,566 @@
+"""
+The daemon: one consumer takes what the AMI readers bring, judges it, and sends verdicts on their way.
+
+Rule 1: the reader never waits. ``receive`` only queues; what is too much is shed, repeats of banned sources first, and
+counted.
+
+Rule 2: block first, record right behind. A ban is put to the store when the kernel has it (or refused it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import statistics
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from ipaddress import ip_network
+from pathlib import Path
+from time import perf_counter
+
+from amiwatch import __version__
+from amiwatch.ami.client import AmiClient, Link, LinkState
+from amiwatch.ami.wire import Item, Tampered
+from amiwatch.config import AmiSettings, Settings, load
+from amiwatch.daemon.clock import SteadyClock
+from amiwatch.daemon.enforcer import Done, Enforcer, Order
+from amiwatch.daemon.host import resolve, safe_networks
+from amiwatch.daemon.petitions import Clerk
+from amiwatch.errors import ConfigurationError, StoreError
+from amiwatch.firewall.base import Firewall
+from amiwatch.firewall.rule import DropRule
+from amiwatch.firewall.scope import Scope
+from amiwatch.firewall.table import make_firewall
+from amiwatch.judgement.judge import Judge
+from amiwatch.judgement.networks import key_network, source_key
+from amiwatch.judgement.reasons import duration
+from amiwatch.judgement.safe import PRIVATE
+from amiwatch.judgement.values import Alert, Ban, IPNetwork, SecurityEvent
+from amiwatch.notify import Listener
+from amiwatch.notify.systemd import ALIVE, READY, STOPPING, notify, watchdog_interval
+from amiwatch.store.reader import Reader
+from amiwatch.store.records import AllowEntry, AttemptCount, Status
+from amiwatch.store.writer import Store
+
+log = logging.getLogger(__name__)
+
+MAX_BACKLOG = 100_000
+"""Events that wait for the judge (some 60 MB): eight seconds of the fastest Asterisk seen."""
+
+CROWDED = 2_000
+"""Waiting events from which on repeats of banned sources are shed at the door."""
+
+TICK = 0.25
+"""Seconds between two looks at requests and ends of bans; a person waits for the answer."""
+
+SAVE_TIME = 10.0
+"""Seconds between two handovers of sums and status to the store."""
+
+REFRESH_TIME = 60.0
+"""Seconds between two looks at the machine's own addresses and the allowlist's names."""
+
+FORGET_TIME = 6 * 3600.0
+"""Seconds between two rounds of retention."""
+
+SAMPLES_A_MINUTE = 60
+"""Tampered blocks kept in a minute; more are counted."""
+
+STRANGE_RUN = 20
+"""Blocks refused in a row from which on a new version of Asterisk is more likely than an attacker."""
+
+LATENCIES = 1000
+"""Newest bans whose way to the kernel is remembered."""
+
+
+class Daemon:
+    """
+    Everything between the AMI links and the kernel.
+
+    ``read_settings`` gives the settings anew for SIGHUP; ``firewall`` replaces what the settings name; ``listeners``
+    are told of bans, alerts and links.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        read_settings: Callable[[], Settings] = load,
+        firewall: Firewall | None = None,
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        self.settings = settings
+        self._read_settings = read_settings
+        self.now = SteadyClock()
+        self.judge = Judge(settings.judgement_policy())
+        self.firewall = firewall or make_firewall(
+            settings.firewall, prefix=settings.set_name, maxelem=settings.set_size
+        )
+        self.is_enforcing = settings.mode == "enforce"
+        self.listeners = list(listeners)
+        self.latencies: deque[float] = deque(maxlen=LATENCIES)
+        """Seconds from an event's arrival to its source's place in the kernel, of the newest bans."""
+        self.shed = 0
+        """Events that were not judged, because too many waited."""
+        self.tampered = 0
+        self.started_at = self.now()
+        self._backlog: deque[tuple[str, float, Sequence[Item]]] = deque()
+        self._waiting = 0
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._samples = 0
+        self._strange = 0
+        self._allowed: dict[IPNetwork, str] = {}
+        self._by: dict[IPNetwork, str] = {}
+        """Who asked for the bans by hand that are on their way."""
+        self._links: dict[str, LinkState] = {}
+        self._clients: list[AmiClient] = []
+        self._store: Store | None = None
+        self._clerk: Clerk | None = None
+        self._enforcer = Enforcer(
+            self.firewall,
+            self.judge.ledger,
+            now=self.now,
+            done=self._record,
+            adopted=self._adopt,
+            evicted=self._evicted,
+            is_enforcing=self.is_enforcing,
+            rule=DropRule(settings.set_name) if settings.drop_rule == "managed" else None,
+            scope=Scope.parse(settings.ports),
+        )
+
+    # What the AMI readers call. Nothing here waits.
+
+    def receive(self, pbx: str, items: Sequence[Item]) -> None:
+        """Queue what a reader brought."""
+        received = perf_counter()
+        if self._waiting > CROWDED:
+            items = self._thin_out(items)
+        self._waiting += len(items)
+        self._backlog.append((pbx, received, items))
+        self._wake.set()
+
+    def _thin_out(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Shed repeats of banned sources; beyond the bound, everything."""
+        if self._waiting + len(items) > MAX_BACKLOG:
+            self.shed += len(items)
+            return ()
+        now, is_banned = self.now(), self.judge.ledger.is_banned
+        kept = [
+            item
+            for item in items
+            if type(item) is not SecurityEvent or not is_banned(source_key(item.source), item.source, now)
+        ]
+        self.shed += len(items) - len(kept)
+        return kept
+
+    def link_changed(self, pbx: str, state: LinkState, detail: str) -> None:
+        """Record how a link is, and the gaps in which nothing was heard."""
+        self._links[pbx] = state
+        at = self.now.utc(self.now())
+        if self._store is not None:
+            self._store.put_link(pbx, at, state.value, detail)
+            if state in {LinkState.LOST, LinkState.REFUSED, LinkState.DEAF}:
+                self._store.put_gap_begin(pbx, at, detail)
+            elif state is LinkState.HEARING:
+                self._store.put_gap_end(pbx, at)
+        for listener in self.listeners:
+            listener.link_changed(pbx, state.value, detail)
+
+    # The consumer.
+
+    async def _consume(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._backlog:
+                pbx, received, items = self._backlog.popleft()
+                self._waiting -= len(items)
+                self._judge(pbx, received, items)
+                # One turn for the readers and the firewall between two chunks.
+                await asyncio.sleep(0)
+
+    def _judge(self, pbx: str, received: float, items: Sequence[Item]) -> None:
+        judge, now = self.judge, self.now()
+        judge.tally.pbx = pbx
+        for item in items:
+            if type(item) is SecurityEvent:
+                self._strange = 0
+                for verdict in judge.see(item, now):
+                    if type(verdict) is Ban:
+                        self._banned(verdict, pbx, received)
+                    elif type(verdict) is Alert:
+                        self._alerted(verdict, pbx)
+            elif type(item) is Tampered:
+                self._refused(item, pbx, now)
+
+    def _banned(self, ban: Ban, pbx: str, received: float) -> None:
+        self._enforcer.order(Order(ban, pbx, received))
+
+    def _alerted(self, alert: Alert, pbx: str) -> None:
+        log.warning(
+            "alert kind=%s address=%s account=%r reason=%s", alert.kind, alert.address, alert.account, alert.reason
+        )
+        if self._store is not None:
+            self._store.put_alert(replace(alert, at=self.now.utc(alert.at)), pbx=pbx)
+        for listener in self.listeners:
+            listener.alerted(alert, pbx)
+
+    def _refused(self, block: Tampered, pbx: str, now: float) -> None:
+        self.tampered += 1
+        self._strange += 1
+        self._samples += 1
+        if self._samples == 1:
+            log.warning("tampered block refused pbx=%s reason=%s block=%r", pbx, block.reason, block.block[:200])
+        if self._samples <= SAMPLES_A_MINUTE and self._store is not None:
+            self._store.put_tampered(pbx, self.now.utc(now), block.block)
+        if self._strange == STRANGE_RUN:
+            log.error(
+                "nothing but tampered blocks lately: if this Asterisk is newer than amiwatch, "
+                "its events may have changed pbx=%s count=%d",
+                pbx,
+                self._strange,
+            )
+
+    # What the enforcer reports.
+
+    def _record(self, done: list[Done]) -> None:
+        for each in done:
+            ban, pbx = each.order.ban, each.order.pbx
+            is_enforced = self.is_enforcing and each.seconds is not None
+            if is_enforced and each.seconds is not None:
+                self.latencies.append(each.seconds)
+            self._say_banned(ban, pbx, each.seconds)
+            if self._store is not None:
+                origin = "manual" if ban.rule == "manual" else "rule"
+                # What the kernel refused is still wanted: reconcile brings it in, so it counts as enforced.
+                self._store.put_ban(
+                    replace(ban, at=self.now.utc(ban.at)),
+                    pbx=pbx,
+                    origin=origin,
+                    is_enforced=self.is_enforcing,
+                    by=self._by.pop(ban.network, ""),
+                )
+
+    def _say_banned(self, ban: Ban, pbx: str, seconds: float | None) -> None:
+        time = "for ever" if ban.seconds is None else duration(ban.seconds)
+        if not self.is_enforcing:
+            log.info("would have banned network=%s for=%r rule=%s reason=%s", ban.network, time, ban.rule, ban.reason)
+        elif seconds is None:
+            log.error("ban not enforced yet network=%s for=%r rule=%s", ban.network, time, ban.rule)
+        else:
+            log.info(
+                "banned network=%s for=%r rule=%s level=%d ms=%.2f reason=%s",
+                ban.network,
+                time,
+                ban.rule,
+                ban.level,
+                seconds * 1000,
+                ban.reason,
+            )
+        for listener in self.listeners:
+            listener.banned(ban, pbx, seconds)
+
+    def _adopt(self, network: IPNetwork, seconds: int | None) -> bool:
+        """Take an entry of our set that nobody remembers into the ledger; False if it must go."""
+        if self.judge.allowed.overlapping(network) is not None:
+            return False
+        now = self.now()
+        self.judge.ledger.put(network, None if seconds is None else now + seconds)
+        ban = Ban(
+            network=network,
+            address=network.network_address,
+            at=self.now.utc(now),
+            seconds=seconds,
+            level=0,
+            rule="recovered",
+            reason="found in the kernel set, unknown to the database: banned just before a crash, or added by hand",
+        )
+        if self._store is not None:
+            self._store.put_ban(ban, pbx="", origin="recovered", is_enforced=True)
+        return True
+
+    def _evicted(self, network: IPNetwork) -> None:
+        log.error("set full, ban given up early network=%s: raise AMIWATCH_SET_SIZE", network)
+        if self._store is not None:
+            self._store.put_lift(network, at=self.now.utc(self.now()), by="amiwatch", reason="evicted: the set is full")
+
+    # Allowlist and lifting, also for the clerk.
+
+    def lift(self, network: IPNetwork, *, by: str, reason: str) -> bool:
+        """End the ban of exactly this network; tell whether there was one."""
+        was_banned = self.judge.ledger.drop(network)
+        self._enforcer.lift(network)
+        if was_banned and self._store is not None:
+            self._store.put_lift(network, at=self.now.utc(self.now()), by=by, reason=reason)
+        if was_banned:
+            log.info("unbanned network=%s by=%r reason=%r", network, by, reason)
+            for listener in self.listeners:
+                listener.lifted(network)
+        return was_banned
+
+    async def ban_by_hand(self, ban: Ban, *, by: str) -> None:
+        """Ban because a person said so; back when the kernel has it."""
+        self.judge.ledger.put(ban.network, None if ban.seconds is None else ban.at + ban.seconds)
+        self._by[ban.network] = by
+        self._enforcer.order(Order(ban, "", perf_counter()))
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Wait until the kernel has been told everything."""
+        await self._enforcer.settle()
+
+    async def refresh_allowlist(self) -> None:
+        """Gather who is never banned, and lift the bans that this contradicts."""
+        allowed: dict[IPNetwork, str] = dict(PRIVATE) if self.settings.allow_private else {}
+        names = list(self.settings.allowlist.names)
+        allowed |= dict.fromkeys(self.settings.allowlist.networks, "AMIWATCH_ALLOWLIST")
+        for entry in await self._stored_allowlist():
+            try:
+                allowed[ip_network(entry.target)] = f"allowed by {entry.added_by}: {entry.comment}".rstrip(": ")
+            except ValueError:
+                names.append(entry.target)
+        names += [pbx.host for pbx in self.settings.pbxs().values()]
+        found = await asyncio.gather(*map(resolve, names))
+        for name, addresses in zip(names, found, strict=True):
+            allowed |= {ip_network(address): f"the name {name!r}" for address in addresses}
+        allowed |= await safe_networks()
+        news = allowed.keys() - self._allowed.keys()
+        self._allowed = allowed
+        self.judge.allow(allowed)
+        for network in news:
+            for banned in self.judge.ledger.touching(network):
+                self.lift(banned, by="allowlist", reason=f"{network} is never banned: {allowed[network]}")
+
+    async def _stored_allowlist(self) -> Sequence[AllowEntry]:
+        if self._store is None:
+            return ()
+        try:
+            return await self._store.allowlist(self.now.utc(self.now()))
+        except StoreError as error:
+            log.error("allowlist not read from the database reason=%s", error)
+            return ()
+
+    # Life.
+
+    async def run(self) -> None:
+        """Watch until ``stop`` is called or a signal comes. Raises what makes the start impossible."""
+        pbxs = self.settings.require_ami()
+        async with self._opened_store() as store:
+            self._clerk = Clerk(self, store)
+            await self._remember(store)
+            async with self._opened_firewall(), asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(work, name=name)
+                    for name, work in {
+                        "consumer": self._consume(),
+                        "enforcer": self._enforcer.run(),
+                        "reconcile": self._reconcile(),
+                        "clerk": self._attend(),
+                        "saver": self._save(),
+                        "refresh": self._refresh(),
+                        "retention": self._forget(),
+                        "watchdog": self._watchdog(),
+                    }.items()
+                ]
+                for pbx in pbxs.values():
+                    client = AmiClient(link_of(pbx), self)
+                    self._clients.append(client)
+                    tasks.append(group.create_task(client.run(), name=f"ami {pbx.name}"))
+                self._listen_to_signals()
+                notify(READY)
+                log.info("watching version=%s mode=%s pbxs=%s", __version__, self.settings.mode, ",".join(pbxs))
+                await self._stop.wait()
+                notify(STOPPING)
+                await self._wind_up(store)
+                for task in tasks:
+                    task.cancel()
+
+    def stop(self) -> None:
+        """End ``run`` soon; bans stay in the kernel."""
+        self._stop.set()
+
+    def reload(self) -> None:
+        """Read allowlist and policy again; what is remembered stays."""
+        self._reloading = asyncio.get_running_loop().create_task(self.reload_now(), name="reload")
+
+    async def reload_now(self) -> None:
+        try:
+            settings = self._read_settings()
+        except ConfigurationError as error:
+            log.error("settings not read again, the old ones stay reason=%s", error)
+            return
+        self.settings = settings
+        self.judge.adopt(settings.judgement_policy())
+        await self.refresh_allowlist()
+        log.info("settings read again policy=%s", settings.policy)
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        with suppress(ValueError, RuntimeError):  # not in the main thread: an embedder listens himself
+            loop.add_signal_handler(signal.SIGTERM, self.stop)
+            loop.add_signal_handler(signal.SIGINT, self.stop)
+            loop.add_signal_handler(signal.SIGHUP, self.reload)
+
+    @asynccontextmanager
+    async def _opened_store(self) -> AsyncIterator[Store]:
+        store = await Store.open_or_wait(
+            self.settings.database,
+            now=lambda: self.now.utc(self.now()),
+            max_attempt_rows=self.settings.max_attempt_rows,
+        )
+        async with store:
+            self._store = store
+            yield store
+
+    @asynccontextmanager
+    async def _opened_firewall(self) -> AsyncIterator[None]:
+        try:
+            await self._enforcer.begin()
+            yield
+        finally:
+            await self.firewall.close()
+
+    async def _remember(self, store: Store) -> None:
+        """Take over what the database knows: bans, offences, trust, the last sign of life."""
+        now = self.now()
+        with suppress(StoreError):  # said by the store; without a database the banning goes on
+            for ban in await store.active_bans(now):
+                if ban.is_enforced or not self.is_enforcing:
+                    self.judge.ledger.put(ban.network, ban.until)
+            for offender in await store.offenders(now - 2 * self.judge.policy.decay):
+                self.judge.ladder.remember(source_key(offender.network.network_address), offender.level, offender.until)
+            for trust in await store.trust(now):
+                self.judge.trust.grant(source_key(trust.network.network_address), trust.account, trust.last_at)
+            self.judge.trust.unsaved()
+            if (status := await asyncio.to_thread(_last_status, self.settings.database)) is not None:
+                for name in self.settings.pbxs():
+                    store.put_gap_begin(name, status.heartbeat_at, "amiwatch did not run")
+        await self.refresh_allowlist()
+
+    async def _wind_up(self, store: Store) -> None:
+        """Carry out what is decided, and hand everything over to the store."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await self._enforcer.settle()
+        self._hand_over(store)
+
+    async def _reconcile(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.reconcile_time)
+            self.judge.ledger.expire(self.now())
+            await self._enforcer.reconcile()
+
+    async def _attend(self) -> None:
+        """Look for requests in the database."""
+        assert self._clerk is not None
+        while True:
+            await self._clerk.look()
+            await asyncio.sleep(TICK)
+
+    async def _save(self) -> None:
+        assert self._store is not None
+        while True:
+            self._hand_over(self._store)
+            await asyncio.sleep(SAVE_TIME)
+
+    def _hand_over(self, store: Store) -> None:
+        """Give sums, trust and status to the store."""
+        shift = self.now.utc(0.0)
+        store.put_attempts(
+            AttemptCount(
+                pbx=each.pbx,
+                source=each.source if each.source.version == 4 else key_network(source_key(each.source)),
+                account=each.account,
+                service=each.service,
+                transport=each.transport,
+                outcome=each.outcome,
+                count=each.attempts,
+                first_at=each.first_at + shift,
+                last_at=each.last_at + shift,
+            )
+            for each in self.judge.tally.drain()
+        )
+        for key, account, at in self.judge.trust.unsaved():
+            until = at + self.judge.policy.trust_time
+            store.put_trust(key_network(key), account, at + shift, until + shift, at + shift)
+        store.put_status(self.status())
+
+    def status(self) -> Status:
+        """Say how the daemon is."""
+        counters = self.judge.counters
+        return Status(
+            pid=os.getpid(),
+            started_at=self.now.utc(self.started_at),
+            heartbeat_at=self.now.utc(self.now()),
+            mode=self.settings.mode,
+            version=__version__,
+            firewall=self.firewall.name,
+            counters={
+                "events": counters.events,
+                "attempts": counters.attempts,
+                "tampered": self.tampered,
+                "tainted": counters.tainted,
+                "repeats": counters.repeats,
+                "shed": self.shed,
+                "bans": len(self.judge.ledger),
+                "held_back": counters.held_back,
+                "sources": len(self.judge.sources),
+                "sources_forgotten": self.judge.sources.forgotten,
+                "trusted": len(self.judge.trust),
+                "store_shed": self._store.shed if self._store else 0,
+                "firewall_trouble": self._enforcer.has_trouble,
+                "latency_ms": round(statistics.median(self.latencies) * 1000, 3) if self.latencies else None,
+                "links": ", ".join(f"{name} {state.value}" for name, state in self._links.items()),
+            },
+        )
+
+    async def _refresh(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_TIME)
+            self._say_samples()
+            await self.refresh_allowlist()
+
+    def _say_samples(self) -> None:
+        if self._samples > 1:
+            log.warning("tampered blocks refused within a minute count=%d", self._samples)
+        self._samples = 0
+        if self.shed:
+            log.warning("events shed so far, the daemon can't keep up count=%d", self.shed)
+
+    async def _forget(self) -> None:
+        assert self._store is not None
+        while True:
+            await asyncio.sleep(FORGET_TIME)
+            with suppress(StoreError):  # said by the store
+                await self._store.forget(self.now.utc(self.now()) - self.settings.keep)
+
+    async def _watchdog(self) -> None:
+        interval = watchdog_interval()
+        while interval is not None:
+            notify(ALIVE)
+            await asyncio.sleep(interval / 2)
+
+
+def _last_status(path: Path) -> Status | None:
+    with Reader(path) as reader:
+        return reader.status()
+
+
+def link_of(pbx: AmiSettings) -> Link:
+    """Translate the settings of a PBX for the client."""
+    return Link(
+        name=pbx.name,
+        host=pbx.host,
+        port=pbx.port,
+        username=pbx.username,
+        secret=pbx.secret.get_secret_value() if pbx.secret else "",
+        tls=pbx.tls,
+        ca_file=pbx.ca_file,
+        server_name=pbx.server_name,
+        verify=pbx.verify,
+        md5=pbx.login == "md5",
+    )
