@@ -241,11 +241,13 @@ class FakeAsterisk:
         """Wait while frozen."""
         await self._thawed.wait()
 
-    async def report(self, kind: str, session: Session, account: str, **headers: str) -> None:
-        """Raise a security event about a manager session of ours."""
-        await self._tell(session.event(kind, account, **headers), but=session)
+    async def report(
+        self, kind: str, session: Session, account: str, *, but: Session | None = None, **headers: str
+    ) -> None:
+        """Raise a security event about a manager session of ours, for all who listen ``but`` one."""
+        await self._tell(session.event(kind, account, **headers), but)
 
-    async def _tell(self, data: bytes, *, but: Session | None = None) -> int:
+    async def _tell(self, data: bytes, but: Session | None = None) -> int:
         listeners = [session for session in self._sessions if session.is_listening and session is not but]
         await asyncio.gather(*(session.write(data) for session in listeners))
         return len(listeners)

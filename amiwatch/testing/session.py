@@ -199,7 +199,7 @@ class Session:
         await self._answer(action, "Success", "Message: Authentication accepted", then=own)
         self.is_listening = is_listening  # not before: nothing may come between answer and event
         if is_reported:
-            await self._pbx.report("SuccessfulAuth", self, name)
+            await self._pbx.report("SuccessfulAuth", self, name, but=self)
         self._pbx.note("login")
 
     def _hears(self, mask: str) -> bool:
