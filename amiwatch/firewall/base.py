@@ -15,6 +15,9 @@ from amiwatch.judgement.values import IPNetwork
 MAX_TIMEOUT = 2_147_483
 """Longest timeout of a kernel set entry, in seconds (ip_set.h: UINT_MAX >> 1 milliseconds)."""
 
+DEFAULT_CAPACITY = 1_000_000
+"""Entries that a set takes: the kernel's own default of 65,536 ends bans unnoticed, a million cost 40 MB once full."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:

@@ -8,13 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from amiwatch.errors import FirewallError
-from amiwatch.firewall.base import MAX_TIMEOUT, Entry, SetState
+from amiwatch.firewall.base import DEFAULT_CAPACITY, MAX_TIMEOUT, Entry, SetState
 from amiwatch.judgement.values import IPNetwork
 
 log = logging.getLogger(__name__)
-
-DEFAULT_CAPACITY = 1_000_000
-"""Entries for each family, as in the kernel sets."""
 
 
 class DryRunFirewall:
@@ -43,9 +40,12 @@ class DryRunFirewall:
         for entry in entries:
             if not entry.network.prefixlen:
                 raise FirewallError(f"{entry.network} is every address there is: it can't be banned.")
-        rejected = [entry for entry in entries if not self._put(entry)]
-        if len(entries) > len(rejected):
-            log.info("would drop networks=%d first=%s", len(entries) - len(rejected), entries[0].network)
+        taken: list[Entry] = []
+        rejected: list[Entry] = []
+        for entry in entries:
+            (taken if self._put(entry) else rejected).append(entry)
+        if taken:
+            log.info("would drop networks=%d first=%s", len(taken), taken[0].network)
         return rejected
 
     async def remove(self, networks: Iterable[IPNetwork]) -> None:

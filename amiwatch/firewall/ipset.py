@@ -15,15 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from amiwatch.errors import FirewallError
 from amiwatch.firewall import ipset_wire as wire
-from amiwatch.firewall.base import Entry, SetState
+from amiwatch.firewall.base import DEFAULT_CAPACITY, Entry, SetState
 from amiwatch.firewall.ipset_socket import IpsetSocket, refusal
 from amiwatch.firewall.names import checked_prefix, set_name, spare_name
 from amiwatch.judgement.values import IPNetwork
 
 log = logging.getLogger(__name__)
-
-DEFAULT_MAXELEM = 1_000_000
-"""Entries that a set takes: the kernel's own default of 65,536 ends bans unnoticed, a million cost 40 MB once full."""
 
 BATCH = 1_000
 """Entries in one netlink message: 52 KB for IPv6, and a list of entries must stay below 64 KiB. Also what is sent
@@ -42,7 +39,7 @@ class IpsetFirewall:
 
     name = "ipset"
 
-    def __init__(self, prefix: str = "amiwatch", maxelem: int = DEFAULT_MAXELEM) -> None:
+    def __init__(self, prefix: str = "amiwatch", maxelem: int = DEFAULT_CAPACITY) -> None:
         self.prefix = checked_prefix(prefix)
         self.maxelem = maxelem
         self._socket = IpsetSocket()

@@ -32,6 +32,8 @@ LOCK_WAIT = 5
 PROGRAM_TIMEOUT = 15.0
 """Seconds until a hanging iptables is killed: the wait for the lock, and time for a table of ten thousand rules."""
 
+_NO_RIGHTS = ("must be root", "Permission denied", "Operation not permitted", "Can't open socket to ipset")
+
 REMARK = ("-m", "comment", "--comment", "amiwatch")
 
 
@@ -257,7 +259,7 @@ async def _run(command: Sequence[str], text: str = "") -> str:
 
 def _failure(program: str, said: str) -> FirewallError:
     first = said.partition("\n")[0]
-    if "must be root" in said or "Permission denied" in said or "Operation not permitted" in said:
+    if any(phrase in said for phrase in _NO_RIGHTS):
         return FirewallPermission(f"{program!r} needs root, or CAP_NET_ADMIN and CAP_NET_RAW ({first}).")
     if "Set " in said and "doesn't exist" in said:
         return FirewallError(f"The kernel sets do not exist yet, so no rule can use them ({first}).")

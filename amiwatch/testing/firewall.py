@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from amiwatch.errors import FirewallError
-from amiwatch.firewall.base import Entry, SetState
+from amiwatch.firewall.base import DEFAULT_CAPACITY, Entry, SetState
 from amiwatch.firewall.dryrun import DryRunFirewall
 from amiwatch.judgement.values import IPNetwork
 
@@ -21,7 +21,7 @@ class FakeFirewall(DryRunFirewall):
 
     name = "fake"
 
-    def __init__(self, capacity: int = 1_000_000, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, capacity: int = DEFAULT_CAPACITY, now: Callable[[], float] = time.monotonic) -> None:
         super().__init__(capacity, now=self._turned)
         self._clock = now
         self._ahead = 0.0
