@@ -110,7 +110,9 @@ class IpsetFirewall:
         if options is None:
             await self._socket.create(name, family, maxelem=self.maxelem)
             log.info("set created name=%s maxelem=%d", name, self.maxelem)
-            return
+            options = await self._options(name)
+        if options is None:
+            raise FirewallError(f"The set {name!r} vanishes as soon as it is made: something else destroys it.")
         if options.kind != "hash:net" or options.family != family or not options.has_timeout:
             raise FirewallError(
                 f"The set {name!r} exists but is not ours to use ({_described(options)}; wanted: hash:net for "
@@ -144,7 +146,7 @@ class IpsetFirewall:
         The kernel stops at the first entry that it refuses and names it.
         """
         rejected: list[Entry] = []
-        done, size, may_create = 0, BATCH, True
+        done, size, may_create = 0, BATCH, name == self._set(family)
         while done < len(entries):
             part = entries[done : done + size]
             answer = await self._change(wire.ADD, family, part, name=name)

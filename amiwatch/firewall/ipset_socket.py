@@ -37,7 +37,6 @@ _WHAT_TO_DO = {
     4098: "the kernel knows no hash:net sets: 'modprobe ip_set_hash_net'",
     4099: "there are too many sets: 'ipset list -n' shows them",
     4100: "a rule still uses it: remove the rule first, 'amiwatch firewall remove'",
-    errno.EEXIST: "a set of that name exists with other options",
     wire.MISSING: "there is no such set",
 }
 
@@ -72,7 +71,11 @@ class IpsetSocket:
             except BaseException:
                 netlink.close()
                 raise
-            self._netlink = netlink
+            # Another task may have opened one while we waited.
+            if self._netlink is None:
+                self._netlink = netlink
+            else:
+                netlink.close()
 
     def close(self) -> None:
         """Let go of the socket; safe to repeat."""
@@ -87,14 +90,14 @@ class IpsetSocket:
         return int(self._netlink._proto_version)  # noqa: SLF001 - pyroute2 asked the kernel for it and keeps it here
 
     async def create(self, name: str, family: int, *, maxelem: int) -> None:
-        """Create one of our sets; one that exists already is an error of code EEXIST."""
+        """Create one of our sets; one of that name is left as it is, so read its options back."""
         await self.open()
         assert self._netlink is not None
         # Entries come with their own time-out; 0, for ever, is only what somebody gets who adds one without.
         request = self._netlink.create(
             name, "hash:net", family=wire.FAMILIES[family], timeout=0, counters=True, maxelem=maxelem
         )
-        await self._command(request, f"create the set {name!r}")
+        await self._command(request, f"create the set {name!r}", but=errno.EEXIST)
 
     async def swap(self, one: str, other: str) -> None:
         """Exchange what two sets hold; rules keep to the names."""

@@ -300,6 +300,29 @@ async def test_a_kernel_that_does_not_answer_is_an_error_and_the_next_call_works
     assert await ipset.has(HOST)
 
 
+async def test_single_bans_get_in_while_the_sets_are_listed_and_loaded():
+    crowd, others = many(20 * BATCH), [IPv4Network(0xC6336400 + i) for i in range(256)]
+    async with fresh_ipset(maxelem=100_000) as firewall:
+        async with asyncio.TaskGroup() as group:
+            loading = group.create_task(firewall.add([Entry(network, 600) for network in crowd]), name="loading")
+            listing = group.create_task(firewall.entries(), name="listing")
+            for other in others:
+                assert await firewall.add([Entry(other, 600)]) == []
+                assert await firewall.has(other)
+                await asyncio.sleep(0)
+        assert loading.result() == []
+        assert {entry.network for entry in listing.result()} <= {*crowd, *others}
+        assert await networks(firewall) == {*crowd, *others}
+
+
+async def test_two_tasks_may_open_at_once(ipset):
+    twice = IpsetFirewall(ipset.prefix, maxelem=1000)
+    await ipset.remove_sets()
+    await asyncio.gather(twice.open(), twice.open(), ipset.open())
+    assert [state.count for state in await twice.states()] == [0, 0]
+    await twice.close()
+
+
 async def test_a_cancelled_batch_does_not_confuse_the_next_call():
     async with fresh_ipset(maxelem=100_000) as firewall:
         crowd = [Entry(network, 600) for network in many(20 * BATCH)]
