@@ -313,6 +313,12 @@ class Daemon:
         """Wait until the kernel has been told everything."""
         await self._enforcer.settle()
 
+    async def flush(self) -> None:
+        """Wait until everything so far is in the database. Raises StoreError."""
+        if self._store is not None:
+            self._hand_over(self._store)
+            await self._store.flush()
+
     async def refresh_allowlist(self) -> None:
         """Gather who is never banned, and lift the bans that this contradicts."""
         allowed: dict[IPNetwork, str] = dict(PRIVATE) if self.settings.allow_private else {}
