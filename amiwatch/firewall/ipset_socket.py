@@ -57,6 +57,8 @@ class IpsetSocket:
 
     def __init__(self) -> None:
         self._netlink: AsyncIPSet | None = None
+        # The kernel runs one listing per socket at a time and refuses a second (EBUSY).
+        self._listing = asyncio.Lock()
         # pyroute2 numbers its own requests below 65,536.
         self._sequences = itertools.cycle(range(0x10000, 0x7FFFFFFF))
 
@@ -118,6 +120,11 @@ class IpsetSocket:
 
     async def listen(self, message: bytearray, take: Callable[[wire.Answer], None]) -> int:
         """Send one request and hand out its many answers as they come. Returns the code of a refusal, or 0."""
+        async with self._listing:
+            await self.open()
+            return await self._listen(message, take)
+
+    async def _listen(self, message: bytearray, take: Callable[[wire.Answer], None]) -> int:
         with self._translated("list"), self._expecting(message) as (netlink, tag):
             # Even a header makes the kernel walk the whole set: from a thread, so that the loop never waits for it.
             async with asyncio.timeout(NETLINK_TIMEOUT):

@@ -315,6 +315,12 @@ async def test_single_bans_get_in_while_the_sets_are_listed_and_loaded():
         assert await networks(firewall) == {*crowd, *others}
 
 
+async def test_several_listings_at_once_wait_for_each_other(ipset):
+    await ipset.add([Entry(network, 600) for network in many(900)])
+    listings = await asyncio.gather(*(ipset.entries() for _ in range(5)), ipset.states(), ipset.states())
+    assert [len(listing) for listing in listings] == [900] * 5 + [2, 2]
+
+
 async def test_two_tasks_may_open_at_once(ipset):
     twice = IpsetFirewall(ipset.prefix, maxelem=1000)
     await ipset.remove_sets()
