@@ -18,6 +18,8 @@ from amiwatch.judgement.values import SecurityEvent
 from amiwatch.testing.asterisk import FakeAsterisk, User
 from amiwatch.testing.builders import Case, attempt_bytes, attempt_events, event_bytes
 from amiwatch.testing.certificates import Certificate, make_certificate
+from amiwatch.testing.recordings import load
+from tests.corpus import FLOOD
 
 CONNECTING, CONNECTED, HEARING, DEAF, LOST, REFUSED = LinkState
 
@@ -693,3 +695,34 @@ async def test_a_probe_raises_what_a_person_can_read(pbx: FakeAsterisk) -> None:
     await pbx.stop()
     with pytest.raises(AmiUnreachable, match="no connection to"):
         await probe(link_to(pbx))
+
+
+# Floods
+
+
+async def test_a_flood_is_read_whole_with_asterisks_own_write_timeout() -> None:
+    async with FakeAsterisk(write_timeout=0.1) as pbx, listening(link_to(pbx)) as (client, ear):
+        await ear.state(HEARING)
+        await pbx.play(FLOOD)
+        data = await asyncio.to_thread(load, FLOOD)
+        expected = data.count(b"Event: ")
+        await ear.until(lambda: len(ear.items) == 1 + expected)
+        assert expected > 50_000
+        assert (pbx.counts["dropped"], client.logins, client.skipped) == (0, 1, 0)
+        assert all(isinstance(item, SecurityEvent) and not item.tainted for item in ear.items)
+
+
+async def test_a_message_longer_than_any_is_skipped_and_counted(pbx: FakeAsterisk) -> None:
+    async with listening(link_to(pbx)) as (client, ear):
+        await ear.state(HEARING)
+        await pbx.emit(event_bytes("ChallengeSent", session="x" * 2_000_000))
+        await pbx.wait_for_action("Ping")
+        await asyncio.wait_for(client._connection.ping(), PATIENCE)  # type: ignore[union-attr]
+        await pbx.emit(attempt_bytes(Case.NO_CREDENTIALS))
+        await ear.until(lambda: len(ear.sip) == 1)
+        assert not ear.sip[0].tainted
+        skipped = client.skipped
+        assert skipped > 1_900_000
+        pbx.hang_up()
+        await ear.state(HEARING, 2)
+        assert client.skipped == skipped
