@@ -67,6 +67,7 @@ class ProbeResult:
     """What one visit found out."""
 
     banner: str
+    """As the peer wrote it: to be printed with care."""
     asterisk: int | None
     """Asterisk's major version; None where the banner names none that we know."""
     actions: frozenset[str]

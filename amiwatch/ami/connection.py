@@ -20,7 +20,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Never
@@ -114,10 +114,7 @@ class Connection(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        sock = transport.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in KEEPALIVE.items():
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        _keep_alive(transport.get_extra_info("socket"))
         made = asyncio.get_running_loop().create_future()
         made.set_result((transport, self))
         self._manager.connection_made(made)
@@ -255,9 +252,9 @@ class Connection(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
 
     def _is_greeting(self, data: bytes) -> bool:
         """Tell whether this begins like Asterisk, as far as one can see; hang up if not."""
-        self._opening += data[: len(BANNER) - len(self._opening)]
+        what = (self._opening + data)[:GREETING_SAMPLE]
+        self._opening = what[: len(BANNER)]
         if not BANNER.startswith(self._opening):
-            what = (self._opening + data)[:GREETING_SAMPLE] if len(data) < len(BANNER) else data[:GREETING_SAMPLE]
             self._fail(AmiPeerUnknown(f"what answers is no Asterisk manager, it says {what!r}: check host and port"))
             return False
         if self._opening == BANNER:
@@ -313,6 +310,14 @@ _ADVICE = {
     "must specify authtype": "this Asterisk has no MD5 login: switch it off for this PBX",
 }
 """What to do about Asterisk's refusals (main/manager.c), by its own words in small letters."""
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """Let the kernel watch the peer. Where it can't, our Pings do."""
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEPALIVE.items():
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _loss(exc: Exception | None, *, is_greeted: bool) -> AmiUnreachable:

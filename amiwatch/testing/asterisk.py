@@ -93,7 +93,7 @@ class FakeAsterisk:
         self.hides_logins = False
         """Raise no event for a login that succeeded, as behind an ``eventfilter``."""
         self.split: int | None = None
-        """Write in pieces of so many bytes, each on its own; None writes as it comes."""
+        """Write in pieces of so many bytes; None writes as it comes."""
         self.actions: deque[dict[str, str]] = deque(maxlen=HISTORY_LIMIT)
         """What clients asked for, without secrets, oldest first."""
         self.counts: Counter[str] = Counter()

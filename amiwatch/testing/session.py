@@ -64,7 +64,7 @@ class Session:
                     return
                 self._writer.write(piece)
                 if self._pbx.split:
-                    await asyncio.sleep(0)  # the client reads it before the next piece
+                    await asyncio.sleep(0)  # gives a client in the same loop a turn to read it
                 await self._drain()
 
     def event(self, kind: str, account: str, **headers: str) -> bytes:

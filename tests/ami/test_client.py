@@ -1,6 +1,8 @@
 import asyncio
 import itertools
 import logging
+import re
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -376,7 +378,9 @@ async def test_too_many_logins_under_way_is_a_loss_that_says_so(pbx: FakeAsteris
 async def test_what_is_no_asterisk_is_refused(pbx: FakeAsterisk, split: int | None) -> None:
     pbx.banner, pbx.split = b"HTTP/1.1 400 Bad Request\r\n\r\n", split
     async with listening(link_to(pbx)) as (_, ear):
-        assert "no Asterisk manager, it says b'H" in await ear.state(REFUSED)
+        detail = await ear.state(REFUSED)
+        assert re.search(r"no Asterisk manager, it says b'H[^']*': check host and port", detail)
+        assert split or r"'HTTP/1.1 400 Bad Request\r\n\r\n'" in detail
         assert pbx.counts["Login"] == 0
         assert ear.items == []
 
@@ -480,6 +484,14 @@ async def test_a_missing_ca_file_is_named(pbx: FakeAsterisk, tmp_path: Path) -> 
 async def test_tls_to_a_plain_port_says_so(pbx: FakeAsterisk) -> None:
     async with listening(link_to(pbx, tls=True, verify=False)) as (_, ear):
         assert "is this the port without TLS?" in await ear.state(LOST)
+
+
+async def test_a_tls_handshake_that_never_ends_is_lost_and_leaves_nothing(pbx: FakeAsterisk) -> None:
+    pbx.freeze()
+    async with listening(link_to(pbx, tls=True, verify=False, connect_timeout=0.05, retry_first=60.0)) as (_, ear):
+        assert "nothing came back within 0.05 s" in await ear.state(LOST)
+        pbx.thaw()
+        await pbx.wait_for_close()
 
 
 async def test_plain_to_a_tls_port_says_so(tls_pbx: FakeAsterisk) -> None:
@@ -613,6 +625,13 @@ def test_what_would_break_out_of_its_line_is_a_mistake(text: str) -> None:
         with pytest.raises(ConfigurationError, match=f"the {field} of the PBX 'pbx'") as caught:
             Link(**{"name": "pbx", "host": "192.0.2.10", "username": "u", "secret": "s"} | {field: text})  # type: ignore[arg-type]
         assert "Originate" not in str(caught.value)
+
+
+async def test_the_kernel_watches_the_peer_too(pbx: FakeAsterisk) -> None:
+    async with connect(link_to(pbx), lambda items: None) as connection:
+        sock = connection.transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
 
 
 async def test_no_action_takes_a_line_break(pbx: FakeAsterisk) -> None:
