@@ -27,18 +27,20 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
-from dotenv.parser import parse_stream
+from dotenv.parser import Binding, parse_stream
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     PlainValidator,
     PrivateAttr,
     SecretStr,
     ValidationError,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from amiwatch.errors import ConfigurationError
@@ -63,6 +65,9 @@ MAX_DURATION = 3650 * 86400
 
 UINT32 = 2**32 - 1
 """The largest ``maxelem`` of a kernel set."""
+
+RULES = tuple(dict.fromkeys(rule.name for rules in POLICIES.values() for rule in rules))
+"""The names of all rows of all policies."""
 
 FirewallName = Literal["ipset", "none"]
 ModeName = Literal["enforce", "observe"]
@@ -97,15 +102,15 @@ class Allowlist(NamedTuple):
     """DNS names in lower case, to be resolved by whoever does I/O."""
 
 
-def parse_duration(text: str, *, least: int = 1) -> int:
+def parse_duration(text: str, *, least: int = 1, most: int = MAX_DURATION) -> int:
     """Read ``90``, ``10s``, ``10m``, ``1h30m``, ``24h``, ``7d`` or ``2w``. Returns seconds; raises ValueError."""
     bare = text.strip()
     found = _DURATION.fullmatch(bare)
     if not bare or (not found and not re.fullmatch(r"[0-9]{1,12}", bare)):
         raise ValueError(f"{text!r} is no duration; write 90, 10m, 24h or 7d")
     seconds = sum(int(found[unit] or 0) * size for unit, size in _UNITS.items()) if found else int(bare)
-    if not least <= seconds <= MAX_DURATION:
-        raise ValueError(f"{text!r} is out of range; write {duration_text(least)} to {duration_text(MAX_DURATION)}")
+    if not least <= seconds <= most:
+        raise ValueError(f"{text!r} is out of range; write {duration_text(least)} to {duration_text(most)}")
     return seconds
 
 
@@ -117,20 +122,20 @@ def duration_text(seconds: int) -> str:
         if amount:
             parts.append(f"{amount}{unit}")
     if parts == ["1d"]:
-        return "24h"
+        return "24h"  # as everybody writes it
     return "".join(parts) or "0s"
 
 
-def _duration(value: object, least: int = 1) -> int:
+def _duration(value: object, least: int, most: int) -> int:
     if isinstance(value, timedelta):
         value = int(value.total_seconds())
     if not isinstance(value, int | str) or isinstance(value, bool):
         raise ValueError(f"{value!r} is no duration; write 90, 10m, 24h or 7d")
-    return parse_duration(str(value), least=least)
+    return parse_duration(str(value), least=least, most=most)
 
 
-def _seconds(least: int = 1) -> BeforeValidator:
-    return BeforeValidator(lambda value: _duration(value, least))
+def _seconds(least: int = 1, most: int = MAX_DURATION) -> BeforeValidator:
+    return BeforeValidator(lambda value: _duration(value, least, most))
 
 
 def _whole(least: int, most: int = UINT32) -> BeforeValidator:
@@ -177,7 +182,7 @@ def _line(value: object) -> str:
     """Return a text that fits into one line of the AMI. What is wrong is said without the text: it may be a secret."""
     if not isinstance(value, str):
         raise ValueError("is no text; put it into quotes")
-    if not value.isprintable() and re.search(r"[\x00-\x1f\x7f]", value):
+    if re.search(r"[\x00-\x1f\x7f]", value):
         raise ValueError("holds a line break or another control character; write it on one line")
     try:
         value.encode()
@@ -253,6 +258,10 @@ def _allowed(value: object) -> Allowlist:
     )
 
 
+def _allowed_texts(allowlist: Allowlist) -> list[str]:
+    return [*map(str, allowlist.networks), *allowlist.names]
+
+
 def _network_or_name(word: str) -> IPNetwork | str:
     name = word.lower().removesuffix(".")
     if _DNS_NAME.fullmatch(name):
@@ -288,13 +297,15 @@ def _path(value: object) -> Path:
 
 
 def _rule_name(value: object) -> str:
-    known = [rule.name for rule in next(iter(POLICIES.values()))]
-    if value not in known:
-        raise ValueError(f"there is no such rule; the rules are {', '.join(known)}")
+    if value not in RULES:
+        raise ValueError(f"there is no such rule; the rules are {', '.join(RULES)}")
     return str(value)
 
 
-Seconds: TypeAlias = Annotated[int, _seconds()]
+DURATION: Final = "duration"
+"""Marks the fields whose numbers are seconds, for those who write them down."""
+
+Seconds: TypeAlias = Annotated[int, _seconds(), DURATION]
 Flag: TypeAlias = Annotated[bool, BeforeValidator(_yes_or_no)]
 Location: TypeAlias = Annotated[Path, BeforeValidator(_path)]
 PbxName: TypeAlias = Annotated[str, _matching(_PBX_NAME, "write 1 to 32 of a-z, 0-9, _ and -")]
@@ -389,11 +400,11 @@ class Settings(BaseSettings):
     drop_rule: Annotated[DropRule, _one_of(get_args(DropRule))] = Field(
         default="managed", description="`managed` checks and places the rule that drops, `manual` leaves it to you."
     )
-    reconcile_time: Annotated[int, _seconds(1)] = Field(
+    reconcile_time: Annotated[int, _seconds(1, 3600), DURATION] = Field(
         default=2,
         description="Duration between two looks at what the kernel holds; up to 4s mends a flushed set in 5s.",
     )
-    allowlist: Annotated[Allowlist, PlainValidator(_allowed)] = Field(
+    allowlist: Annotated[Allowlist, PlainValidator(_allowed), PlainSerializer(_allowed_texts)] = Field(
         default=Allowlist(),
         description="Addresses, networks and DNS names that are never banned, as a list with commas or in JSON.",
     )
@@ -405,7 +416,7 @@ class Settings(BaseSettings):
     rules: dict[Annotated[str, BeforeValidator(_rule_name)], RuleSettings] = Field(
         default={}, description="Rows of the policy that are changed."
     )
-    ban_time: Annotated[tuple[int, ...], BeforeValidator(_ladder)] = Field(
+    ban_time: Annotated[tuple[int, ...], BeforeValidator(_ladder), DURATION] = Field(
         default=_POLICY.ladder,
         description="Durations of the first, second, ... ban of an offender; the last serves for all further ones.",
     )
@@ -415,7 +426,7 @@ class Settings(BaseSettings):
     decay: Seconds = Field(
         default=_POLICY.decay, description="Quiet duration after which an offender falls by one rung."
     )
-    trust_time: Annotated[int, _seconds(0)] = Field(
+    trust_time: Annotated[int, _seconds(0), DURATION] = Field(
         default=_POLICY.trust_time,
         description="Duration for which a successful login protects its source; 0s is no trust.",
     )
@@ -446,7 +457,7 @@ class Settings(BaseSettings):
     max_trusted: Annotated[int, _whole(100)] = Field(
         default=_POLICY.max_trusted, description="Trusted sources that are remembered."
     )
-    keep: Annotated[int, _seconds(3600)] = Field(
+    keep: Annotated[int, _seconds(3600), DURATION] = Field(
         default=90 * 86400, description="Duration for which ended bans, attempts and alerts stay in the database."
     )
     max_attempt_rows: Annotated[int, _whole(1000)] = Field(
@@ -465,18 +476,18 @@ class Settings(BaseSettings):
 
     def pbxs(self) -> dict[str, AmiSettings]:
         """Return every Asterisk by its name. ``ami`` is one of them if it was set, or if it is the only one."""
-        return {one.name: one for _, one in self._by_path()}
+        return {one.name: one for _, one in self.by_path()}
 
     def require_ami(self) -> dict[str, AmiSettings]:
         """Return ``pbxs()`` if each can be connected to; else raise ConfigurationError."""
         mistakes = [
             f"{_variable((*path, 'secret'))} is missing; write the secret of the user {one.username!r} of manager.conf"
-            for path, one in self._by_path()
+            for path, one in self.by_path()
             if one.secret is None or not one.secret.get_secret_value()
         ]
         mistakes += [
             f"{_variable((*path, 'ca_file'))}: {str(one.ca_file)!r} can't be read"
-            for path, one in self._by_path()
+            for path, one in self.by_path()
             if one.ca_file and not os.access(one.ca_file, os.R_OK)
         ]
         if mistakes:
@@ -511,7 +522,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_together(self) -> Settings:
         sentences = []
-        names = [one.name for _, one in self._by_path()]
+        names = [one.name for _, one in self.by_path()]
         if len(set(names)) < len(names):
             sentences.append(f"{PREFIX}PBX: two Asterisks have the same name; the names are {', '.join(names)}")
         sentences += [
@@ -524,7 +535,8 @@ class Settings(BaseSettings):
             raise Mistakes(sentences)
         return self
 
-    def _by_path(self) -> list[tuple[tuple[str, ...], AmiSettings]]:
+    def by_path(self) -> list[tuple[tuple[str, ...], AmiSettings]]:
+        """Pair every Asterisk with the path of its settings: ``("ami",)``, ``("pbx", "berlin")``."""
         several: list[tuple[tuple[str, ...], AmiSettings]] = [
             (("pbx", key), one if "name" in one.model_fields_set else one.model_copy(update={"name": key}))
             for key, one in self.pbx.items()
@@ -614,7 +626,7 @@ def load(
     if "CREDENTIALS_DIRECTORY" in environ:
         reader.read_secrets(Path(environ["CREDENTIALS_DIRECTORY"]))
     reader.read_secrets(secrets_directory)
-    named = config or (Path(reader.config) if reader.config else None)
+    named = config or (Path(reader.config).expanduser() if reader.config else None)
     reader.read_toml(named or default_config, is_named=named is not None)
     if state := environ.get("STATE_DIRECTORY", "").split(":")[0]:
         reader.layers.append(_Layer({("database",): Path(state) / "amiwatch.db"}))
@@ -632,7 +644,7 @@ def _built(reader: _Reader, overrides: dict[str, Any]) -> Settings:
         _LAYERS.reset(token)
     if reader.mistakes:
         raise ConfigurationError(reader.mistakes)
-    settings._warnings = (*reader.warnings, *_doubts([given, *reader.layers]))  # noqa: SLF001 (frozen for others)
+    settings._warnings = (*reader.warnings, *_doubts(settings, [given, *reader.layers]))  # noqa: SLF001 (frozen for others)
     return settings
 
 
@@ -663,9 +675,7 @@ class _Reader:
         if text is None:
             return
         bindings = list(parse_stream(io.StringIO(text)))
-        self.mistakes += [
-            f"{path}: line {binding.original.line} is no NAME=value" for binding in bindings if binding.error
-        ]
+        self.mistakes += [f"{path}: line {_line_number(one)} is no NAME=value" for one in bindings if one.error]
         self.read_variables({one.key: one.value or "" for one in bindings if one.key and not one.error}, str(path))
         self._warn_if_open(path)
 
@@ -701,7 +711,10 @@ class _Reader:
         """Read a file, or say why not and return None."""
         try:
             with path.open("rb") as file:
-                return file.read(MAX_FILE).decode()
+                octets = file.read(MAX_FILE + 1)
+            if len(octets) <= MAX_FILE:
+                return octets.decode()
+            self.mistakes.append(f"{path}: is longer than {MAX_FILE} octets")
         except FileNotFoundError:
             if is_named:
                 self.mistakes.append(f"{path}: there is no such file; it was named by --config or {PREFIX}CONFIG")
@@ -715,6 +728,12 @@ class _Reader:
     def _warn_if_open(self, path: Path) -> None:
         if any(one[-1] == "secret" for one in self.layers[-1].values) and path.stat().st_mode & 0o004:
             self.warnings.append(f"{path}: holds a secret and everybody can read it; chmod o-rwx {path}")
+
+
+def _line_number(binding: Binding) -> int:
+    """Return where it begins; dotenv counts the empty lines above as a part of it."""
+    text = binding.original.string
+    return binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")
 
 
 def _leaves(tables: Mapping[str, object], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
@@ -735,10 +754,12 @@ def _variable(path: Sequence[str]) -> str:
 
 def _fault(path: tuple[str, ...], layer: _Layer) -> str:
     """Say what is wrong with the name of a setting; empty if it is known."""
-    if path in set(_known(path[1] if len(path) > 1 else "")):
-        return ""
+    known = {
+        DELIMITER.join(one): one for one in _known(path[1] if path[0] in ("pbx", "rules") and path[1:] else "name")
+    }
     flat = DELIMITER.join(path)
-    known = {DELIMITER.join(one): one for one in _known(path[1] if len(path) > 1 else "name")}
+    if known.get(flat) == path:
+        return ""
     if flat in _GROUPS:
         example = next(one for one in known.values() if one[0] == flat)
         return f"is a group of settings; write for example {_written(example, layer)}"
@@ -757,7 +778,7 @@ def _known(name: str) -> Iterator[tuple[str, ...]]:
     yield from ((one,) for one in Settings.model_fields if one not in _GROUPS)
     yield from (("ami", one) for one in AmiSettings.model_fields)
     yield from (("pbx", name, one) for one in AmiSettings.model_fields)
-    for rule in dict.fromkeys([*(rule.name for rules in POLICIES.values() for rule in rules), name]):
+    for rule in dict.fromkeys([*RULES, name]):
         yield from (("rules", rule, one) for one in RuleSettings.model_fields)
 
 
@@ -771,13 +792,128 @@ def _sentences(error: ValidationError, layers: Sequence[_Layer]) -> Iterator[str
         yield from (where + text for text in texts)
 
 
-def _doubts(layers: Sequence[_Layer]) -> Iterator[str]:
+def _doubts(settings: Settings, layers: Sequence[_Layer]) -> Iterator[str]:
     """Yield what is no mistake, but perhaps not meant."""
+    yield from _doubts_of_allowlist(layers)
+    for path, one in settings.by_path():
+        if one.tls and not one.verify:
+            yield f"{_variable((*path, 'verify'))}: whoever answers in the place of {one.host!r} is trusted"
+        if one.login == "plain" and not one.tls and not _is_loopback(one.host):
+            yield f"{_variable((*path, 'login'))}: the secret goes to {one.host!r} readable; use md5, or TLS"
+
+
+def _doubts_of_allowlist(layers: Sequence[_Layer]) -> Iterator[str]:
     layer = next((layer for layer in layers if ("allowlist",) in layer.values), None)
     value = layer.values["allowlist",] if layer else ()
     if not layer or isinstance(value, Allowlist):
         return
     for word in _words(value):
         found = _network_or_name(word)
-        if not isinstance(found, str) and found.network_address != ip_interface(word).ip:
+        if isinstance(found, str):
+            continue
+        if "/" in word and found.network_address != ip_interface(word).ip:
             yield f"{layer.called(['allowlist'])}: {word!r} is taken as the network {found}"
+        if not found.prefixlen:
+            yield f"{layer.called(['allowlist'])}: {word!r} is everybody; nobody will be banned"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+# ── the settings, written down ───────────────────────────────────────────────────────────────────────────────────────
+
+COUNTED = {
+    Measure.ATTEMPTS: "failed attempts",
+    Measure.ACCOUNTS: "accounts that don't exist",
+    Measure.GUESSES: "passwords on accounts that exist",
+    Measure.UNANSWERED: "challenges that nobody answered",
+    Measure.AMI: "failed logins to the manager",
+    Measure.TRIPWIRE: "attempts on tripwire accounts",
+}
+"""What a rule counts, in words."""
+
+_HEADINGS = {
+    ("ami", "host"): "The Asterisk to listen to",
+    ("database",): "What is kept, and what is blocked",
+    ("allowlist",): "Who is never banned",
+    ("policy",): "Who is banned, and for how long",
+    ("keep",): "Housekeeping",
+    ("rules", RULES[0], "limit"): f"The rows of the policy (here those of {_POLICY.name}); each is another window",
+}
+"""Path of the first setting under each heading of the example."""
+
+
+class Described(NamedTuple):
+    """A setting for people: how to write it, and what it is."""
+
+    path: tuple[str, ...]
+    default: str
+    sentence: str
+
+
+def described() -> Iterator[Described]:
+    """Yield every setting with its default, those of rules with the numbers of the default policy."""
+    for name, info in AmiSettings.model_fields.items():
+        yield Described(("ami", name), _default_text(info), info.description or "")
+    for name, info in Settings.model_fields.items():
+        if name not in _GROUPS:
+            yield Described((name,), _default_text(info), info.description or "")
+    for rule in _POLICY.rules:
+        limit = f"How many {COUNTED[rule.measure]} make a source an offender, at most {HISTORY}; 0 switches it off."
+        yield Described(("rules", rule.name, "limit"), str(rule.limit), limit)
+        since = "Duration within which they are counted."
+        yield Described(("rules", rule.name, "find_time"), duration_text(rule.find_time), since)
+
+
+def _default_text(info: FieldInfo) -> str:
+    value = info.default
+    if DURATION in info.metadata:
+        return ",".join(map(duration_text, value if isinstance(value, tuple) else [value]))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None or value in (Allowlist(), frozenset()) else str(value)
+
+
+def example() -> str:
+    """Return what ``.env.example`` holds; a test compares them."""
+    lines = [
+        "# The settings of amiwatch: copy this to .env in the directory where amiwatch runs, fill in the secret, and",
+        "# let nobody else read it (chmod 600). The lines that are commented out show the defaults.",
+        "#",
+        "# Durations are written 90 (seconds), 10s, 10m, 1h30m, 24h, 7d or 2w. An empty value counts as not set. The",
+        "# environment counts more than this file; docs/configuration.md says the rest.",
+    ]
+    for path, default, sentence in described():
+        if path in _HEADINGS:
+            lines += ["", f"## {_HEADINGS[path]}"]
+        lines += ["", f"# {sentence} Default: {default or 'none'}."]
+        lines.append(f"{'' if path == ('ami', 'secret') else '#'}{_variable(path)}={default}")
+    several = [f"#{_variable(('pbx', 'berlin', name))}=" for name in AmiSettings.model_fields]
+    lines += ["", "## Several Asterisks: the same settings as for one, after a name of your choice", "", *several]
+    return "\n".join(lines) + "\n"
+
+
+def settings_table() -> str:
+    """Return the table of all settings but the rules' in ``docs/configuration.md``; a test compares them."""
+    rows = [
+        f"| `{_variable(path)}` | {f'`{default}`' if default else '–'} | {sentence} |"
+        for path, default, sentence in described()
+        if path[0] != "rules"
+    ]
+    return "\n".join(["| setting | default | what it is |", "|---|---|---|", *rows])
+
+
+def rules_table() -> str:
+    """Return the table of the policies in ``docs/configuration.md``; a test compares them."""
+    lines = [f"| rule | counts | {' | '.join(POLICIES)} |", f"|---|---|{'---|' * len(POLICIES)}"]
+    by_name = [{rule.name: rule for rule in rules} for rules in POLICIES.values()]
+    for name in RULES:
+        found = [rules.get(name) for rules in by_name]
+        counts = next(COUNTED[rule.measure] for rule in found if rule)
+        cells = [f"{rule.limit} in {duration_text(rule.find_time)}" if rule else "–" for rule in found]
+        lines.append(f"| `{name}` | {counts} | {' | '.join(cells)} |")
+    return "\n".join(lines)
