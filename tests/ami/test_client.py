@@ -3,6 +3,7 @@ import itertools
 import logging
 import re
 import socket
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from amiwatch.ami.client import AmiClient, Link, LinkState, asterisk_major, backoff, probe
-from amiwatch.ami.connection import connect
+from amiwatch.ami.connection import _keep_alive, connect
 from amiwatch.ami.wire import Item, Tampered
 from amiwatch.errors import AmiLoginRefused, AmiPeerUnknown, AmiUnreachable, ConfigurationError
 from amiwatch.judgement.values import SecurityEvent
@@ -287,6 +288,21 @@ async def test_a_frozen_peer_is_lost_in_interval_and_timeout(pbx: FakeAsterisk) 
         pbx.thaw()
         await ear.state(HEARING, 2)
         assert client.logins == 2
+
+
+@pytest.mark.kernel
+async def test_a_peer_whose_packets_vanish_is_lost_and_found(pbx: FakeAsterisk) -> None:
+    rule = ["INPUT", "-p", "tcp", "--sport", str(pbx.port), "-j", "DROP"]
+    link = link_to(pbx, ping_interval=0.05, ping_timeout=0.1, connect_timeout=0.2)
+    async with listening(link) as (client, ear):
+        await ear.state(HEARING)
+        subprocess.run(["iptables", "-w", "-I", *rule], check=True)
+        try:
+            assert "not a byte and no answer to Ping" in await ear.state(LOST)
+            await ear.until(lambda: "nothing came back" in client.detail)
+        finally:
+            subprocess.run(["iptables", "-w", "-D", *rule], check=True)
+        await ear.state(HEARING, 2)
 
 
 def test_the_defaults_notice_a_dead_peer_within_30_seconds() -> None:
@@ -632,6 +648,12 @@ async def test_the_kernel_watches_the_peer_too(pbx: FakeAsterisk) -> None:
         sock = connection.transport.get_extra_info("socket")
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
+
+
+def test_a_socket_that_can_not_be_watched_is_used_all_the_same() -> None:
+    one, two = socket.socketpair()  # knows nothing of TCP
+    with one, two:
+        _keep_alive(one)
 
 
 async def test_no_action_takes_a_line_break(pbx: FakeAsterisk) -> None:
