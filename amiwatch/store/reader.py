@@ -15,6 +15,7 @@ Rule 2: listings are iterators, the newest first; ``after`` is the id of the las
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,10 +54,25 @@ READ_TIMEOUT = 5.0
 FETCH_ROWS = 1000
 """Rows fetched at once."""
 
-COUNTED = ("bans", "offenders", "attempts", "alerts", "requests", "allowlist", "trust", "links", "gaps", "tampered")
+COUNTED = (
+    "bans",
+    "evidence",
+    "offenders",
+    "attempts",
+    "alerts",
+    "requests",
+    "allowlist",
+    "trust",
+    "links",
+    "gaps",
+    "tampered",
+)
 """Tables that ``count`` knows."""
 
 Row = TypeVar("Row", bound=tuple[Any, ...])
+
+NO_SIDECARS = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+"""What SQLite says where -wal and -shm are missing and may not be made."""
 
 OPEN = "ended_at IS NULL AND (until IS NULL OR until > :now)"
 
@@ -205,7 +221,7 @@ class Reader:
 
     def stored_offenders(self, since: float) -> list[StoredOffender]:
         """Return the networks banned since then."""
-        sql = "SELECT sort_key, first_at, last_at, level, bans FROM offenders WHERE last_at >= ?"
+        sql = "SELECT sort_key, first_at, last_at, until, level, bans FROM offenders WHERE last_at >= ?"
         return [StoredOffender(key_network(row[0]), *row[1:]) for row in self._fetch(sql, (since,))]
 
     def stored_trust(self, now: float) -> list[StoredTrust]:
@@ -292,16 +308,31 @@ def _columns(kind: type[tuple[Any, ...]]) -> str:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    if not path.exists():
-        raise StoreError(
-            f"There is no database {str(path)!r} yet: start the daemon, or set AMIWATCH_DATABASE to its file."
-        )
-    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
     with schema.translated(path):
-        db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=READ_TIMEOUT)
+        if not schema.exists(path):
+            raise StoreError(schema.NONE_YET.format(str(path)))
         try:
-            schema.require_version(db, path)
-        except BaseException:
-            db.close()
-            raise
+            return _open(path, "mode=ro")
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF not in NO_SIDECARS or not os.access(path, os.R_OK):
+                raise
+        return _open_unmerged(path)
+
+
+def _open_unmerged(path: Path) -> sqlite3.Connection:
+    """Open a file whose -shm is missing in a directory that we may not write: nobody has it open."""
+    log = Path(f"{path}-wal")
+    if log.exists() and log.stat().st_size:
+        raise StoreError(f"{str(path)!r} was not closed cleanly: read it once as root.")
+    return _open(path, "immutable=1")
+
+
+def _open(path: Path, how: str) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path.absolute()))}?{how}"
+    db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=READ_TIMEOUT)
+    try:
+        schema.require_version(db, path)
+    except BaseException:
+        db.close()
+        raise
     return db

@@ -49,7 +49,10 @@ class StoredOffender(NamedTuple):
     network: IPNetwork
     first_at: float
     last_at: float
+    until: float
+    """When its longest ban ends or ended, also if it was lifted before: decay on the ladder counts from here."""
     level: int
+    """Rung of the last ban that had one; 0 after a pardon."""
     bans: int
 
 

@@ -74,10 +74,8 @@ def withdraw(path: Path, request_id: int, why: str = "withdrawn: no daemon answe
 
 @contextmanager
 def _writing(path: Path) -> Iterator[sqlite3.Connection]:
-    if not path.exists():
-        raise StoreError(
-            f"There is no database {str(path)!r} yet: start the daemon, or set AMIWATCH_DATABASE to its file."
-        )
+    if not schema.exists(path):
+        raise StoreError(schema.NONE_YET.format(str(path)))
     with schema.translated(path), closing(sqlite3.connect(path, isolation_level=None, timeout=ASK_TIMEOUT)) as db:
         schema.require_version(db, path)
         db.execute("PRAGMA synchronous = NORMAL")

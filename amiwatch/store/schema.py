@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -37,6 +38,8 @@ PRAGMA journal_size_limit = {64 * 1024 * 1024};
 
 APPLICATION_ID = 0x616D6977
 """``PRAGMA application_id`` of our files ("amiw"; step 1 sets it): tables never go into another program's database."""
+
+NONE_YET = "There is no database {!r} yet: start the daemon, or set AMIWATCH_DATABASE to its file."
 
 SIDECARS = ("", "-wal", "-shm")
 
@@ -78,6 +81,17 @@ def migrate(db: sqlite3.Connection, path: Path, *, target: int | None = None) ->
             db.execute("ROLLBACK")
 
 
+def exists(path: Path) -> bool:
+    """Tell whether the file is there. Raises StoreError if its directory may not be searched."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError as exc:
+        raise StoreError(f"{str(path)!r} may not be opened ({exc.strerror}): check owner and rights.") from exc
+    return True
+
+
 def require_version(db: sqlite3.Connection, path: Path) -> None:
     """Raise StoreError unless the file has exactly the tables that this program knows."""
     _refuse_foreign(db, path)
@@ -90,6 +104,7 @@ def require_version(db: sqlite3.Connection, path: Path) -> None:
         )
 
 
+@cache
 def migrations() -> list[str]:
     """Return the SQL of all steps; the first brings version 0 to 1."""
     folder = files("amiwatch.store") / "migrations"

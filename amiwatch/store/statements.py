@@ -78,9 +78,11 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 INSERT_EVIDENCE = "INSERT INTO evidence (ban_id, events) VALUES (?, ?)"
 
 COUNT_OFFENDER = """
-INSERT INTO offenders (sort_key, network, first_at, last_at, level, bans) VALUES (:key, :network, :at, :at, :level, 1)
+INSERT INTO offenders (sort_key, network, first_at, last_at, until, level, bans)
+VALUES (:key, :network, :at, :at, :until, :level, 1)
 ON CONFLICT (sort_key) DO UPDATE SET
     last_at = max(last_at, excluded.last_at),
+    until   = max(until, excluded.until),
     level   = CASE WHEN excluded.level > 0 THEN excluded.level ELSE level END,
     bans    = bans + 1
 """
@@ -93,7 +95,13 @@ def evidence_row(ban_id: int, ban: Ban) -> Row:
 
 def offender_row(ban: Ban) -> dict[str, object]:
     """Return the parameters of ``COUNT_OFFENDER``."""
-    return {"key": network_key(ban.network), "network": str(ban.network), "at": ban.at, "level": ban.level}
+    return {
+        "key": network_key(ban.network),
+        "network": str(ban.network),
+        "at": ban.at,
+        "until": ban.at + (ban.seconds or 0),
+        "level": ban.level,
+    }
 
 
 BAN = Statement("ban", INSERT_BAN, ban_row)
@@ -108,6 +116,12 @@ LIFT = Statement(
      WHERE sort_key = ?4 AND ended_at IS NULL
     """,
     lambda network, at, by, reason: (at, bounded(by), bounded(reason, MAX_REASON), network_key(network)),
+)
+
+PARDON = Statement(
+    "pardon",
+    "UPDATE offenders SET level = 0 WHERE sort_key = ?",
+    lambda network: (network_key(network),),
 )
 
 EXPIRE = Statement(
@@ -283,14 +297,17 @@ SECRET_HEADERS = re.compile(
 )
 """Headers whose value can be cracked into a password. Not anchored: a tampered block has no sure line begins."""
 
-DIGESTS = re.compile(rb"[0-9a-fA-F]{32,}")
-"""MD5 and longer: a fragment may begin inside a value, behind the name of its header."""
+DIGEST_LENGTH = 64
+"""Hexadecimal digits of the longest digest that SIP uses (SHA-256)."""
+
+DIGESTS = re.compile(rb"\A[0-9a-fA-F]{4,}|[0-9a-fA-F]{16,}")
+"""Half an MD5 and longer: a fragment may begin inside a value, behind the name of its header."""
 
 
 def redacted(sample: bytes) -> bytes:
-    """Cut a tampered block to what is kept and strike out what could be cracked."""
-    without_values = SECRET_HEADERS.sub(rb"\1\2[redacted]", sample[:SAMPLE_LIMIT])
-    return DIGESTS.sub(b"[redacted]", without_values)
+    """Strike out of a tampered block what could be cracked, and cut it to what is kept (a digest is never halved)."""
+    without_values = SECRET_HEADERS.sub(rb"\1\2[redacted]", sample[: SAMPLE_LIMIT + DIGEST_LENGTH])
+    return DIGESTS.sub(b"[redacted]", without_values)[:SAMPLE_LIMIT]
 
 
 TRIM_ATTEMPTS = "DELETE FROM attempts WHERE id IN (SELECT id FROM attempts ORDER BY bucket LIMIT ?)"

@@ -120,10 +120,14 @@ class Store:
         on_trouble: Callable[[str], None] = log.error,
         on_opened: Callable[[bool], None] | None = None,
         max_attempt_rows: int = MAX_ATTEMPT_ROWS,
+        max_waiting: int = MAX_WAITING,
+        patience: float = PATIENCE,
     ) -> None:
         self.path = Path(path)
         self.written = 0
         """Rows committed."""
+        self.commits = 0
+        """Transactions they took."""
         self.shed = 0
         """Rows refused because too many waited."""
         self.lost = 0
@@ -134,6 +138,8 @@ class Store:
         self._say = on_trouble
         self._on_opened = on_opened
         self._max_attempt_rows = max_attempt_rows
+        self._max_waiting = max_waiting
+        self._patience = patience
         self._bans: deque[_Put] = deque()
         self._noise: deque[_Put] = deque()
         self._batch: list[_Put] = []
@@ -196,6 +202,8 @@ class Store:
 
     async def flush(self) -> None:
         """Wait until everything put so far is committed. Raises StoreError if a try to write it failed."""
+        if self._task is None or self._task.done():
+            raise self._trouble or StoreError(f"The database {str(self.path)!r} is closed.")
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._wake.set()
@@ -218,7 +226,7 @@ class Store:
             await task
         if self.waiting:
             self.lost += self.waiting
-            self._say(f"{self.waiting} rows were not written to {str(self.path)!r} before the end: {self._trouble}")
+            self._say(f"Not written to {str(self.path)!r} before the end: {self.waiting} rows. {self._trouble or ''}")
         with suppress(TimeoutError):
             await asyncio.wait_for(self._disconnect(), max(0.1, deadline - time.monotonic()))
 
@@ -236,6 +244,10 @@ class Store:
     def put_lift(self, network: IPNetwork, *, at: float, by: str, reason: str) -> None:
         """End the open ban of exactly this network before its time."""
         self._put_ban(statements.LIFT, network, at, by, reason)
+
+    def put_pardon(self, network: IPNetwork) -> None:
+        """Forget a network's place on the ladder, since its bans were a mistake; its history stays."""
+        self._put_ban(statements.PARDON, network)
 
     def finish_request(self, request_id: int, outcome: str, is_done: bool) -> None:
         """Write what became of a request, at once. ``is_done`` False: it was refused or failed."""
@@ -274,7 +286,8 @@ class Store:
 
     def put_tampered(self, pbx: str, at: float, sample: bytes) -> None:
         """Keep the begin of a refused block, secrets struck out; only the latest blocks stay."""
-        self._put_noise(statements.TAMPERED, pbx, at, bytes(sample[: statements.SAMPLE_LIMIT]))
+        kept = statements.SAMPLE_LIMIT + statements.DIGEST_LENGTH
+        self._put_noise(statements.TAMPERED, pbx, at, bytes(sample[:kept]))
 
     def put_trust(self, network: IPNetwork, account: str, since: float, until: float, last_at: float) -> None:
         """Record trust that a login earned, or extend it."""
@@ -295,7 +308,7 @@ class Store:
             self._hurry.set()
 
     def _put_noise(self, statement: Statement, *arguments: Any) -> None:
-        if len(self._noise) >= MAX_WAITING:
+        if len(self._noise) >= self._max_waiting:
             self.shed += 1
             return
         self._noise.append(_Put(statement, arguments))
@@ -339,10 +352,12 @@ class Store:
             return int(next(iter(await self._db.execute_fetchall("PRAGMA data_version")))[0])
 
     async def _read(self, question: Callable[[Reader], T]) -> T:
+        self._connected()
+        inode = self._inode
         try:
             return await asyncio.to_thread(self._ask, question)
         except StoreCorrupt as error:
-            await self._begin_anew(error)
+            await self._begin_anew(error, inode)
             return await asyncio.to_thread(self._ask, question)
 
     def _ask(self, question: Callable[[Reader], T]) -> T:
@@ -411,7 +426,9 @@ class Store:
 
     def _notice_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._say(f"The store's writer ended by a fault of ours ({error!r}): bans are no longer recorded.")
+            self._trouble = StoreError(f"The store's writer ended by a fault of ours ({error!r}).")
+            self._say(f"{self._trouble} Nothing is recorded any more: restart the daemon, and report it.")
+            self._answer(self._waiters[:], self._trouble)
 
     async def _run(self) -> None:
         delay = FIRST_RETRY
@@ -445,11 +462,12 @@ class Store:
         await self._ensure_open()
         self._tick()
         self._take()
+        inode = self._inode
         waiters = [] if self._bans or self._noise else self._waiters[:]
         try:
             await self._commit_batch()
         except StoreCorrupt as error:
-            await self._begin_anew(error)
+            await self._begin_anew(error, inode)
             await self._commit_batch()
         await self._bound_attempts()
         self._answer(waiters, None)
@@ -505,6 +523,7 @@ class Store:
                 if statement is statements.TAMPERED:
                     await db.execute(statements.TRIM_TAMPERED)
                 self._attempt_rows += len(rows) if statement is statements.ATTEMPT else 0
+        self.commits += 1
 
     async def _bound_attempts(self) -> None:
         """Delete one step of the oldest attempts if there are too many; the next batch goes on with it."""
@@ -512,7 +531,8 @@ class Store:
             return
         rows = await self._read(lambda reader: reader.count("attempts"))
         if rows > self._max_attempt_rows:
-            deleted = await self._change(statements.TRIM_ATTEMPTS, (min(STEP_ROWS, rows),))
+            excess = rows - self._max_attempt_rows * 19 // 20
+            deleted = await self._change(statements.TRIM_ATTEMPTS, (min(STEP_ROWS, excess),))
             rows -= deleted
             self.trimmed += deleted
         self._attempt_rows = rows
@@ -569,7 +589,7 @@ class Store:
         if self._trouble is None:
             self._trouble_since = now
         self._trouble = error
-        is_patient = schema.is_lock(error) and now - self._trouble_since < PATIENCE
+        is_patient = schema.is_lock(error) and now - self._trouble_since < self._patience
         if not self._is_trouble_said and not is_patient:
             self._is_trouble_said = True
             self._say(f"{error} Bans go on; what is to be recorded waits and is tried again.")
@@ -605,8 +625,11 @@ class Store:
         if self._on_opened is not None:
             self._on_opened(is_new)
 
-    async def _begin_anew(self, error: StoreCorrupt) -> None:
+    async def _begin_anew(self, error: StoreCorrupt, inode: int) -> None:
+        """Replace the corrupt file, unless another task did since ``inode`` was open."""
         async with self._lock:
+            if inode != self._inode:
+                return
             await self._disconnect()
             await self._put_aside(error)
             await self._connect()
@@ -640,8 +663,9 @@ class Store:
         if db is None:
             return
         try:
-            with suppress(sqlite3.Error):
-                await db.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+            if self._trouble is None:
+                with suppress(sqlite3.Error):
+                    await db.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             # Without it the thread of aiosqlite lives on, and the process with it.
             with suppress(sqlite3.Error):

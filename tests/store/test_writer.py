@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-import threading
+import subprocess
+import sys
+import textwrap
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -93,9 +95,37 @@ async def test_a_request_that_nobody_takes_can_be_withdrawn(store: Store, path: 
     assert await store.pending_requests() == []
 
 
-async def test_no_thread_is_left_after_close(path: Path) -> None:
-    before = threading.active_count()
-    store = await Store.open(path)
-    await store.close()
-    await store.close()
-    assert threading.active_count() <= before + 1  # asyncio's own pool keeps one
+ENDS = """
+    import asyncio, sys
+    from pathlib import Path
+    from amiwatch.store.writer import Store
+
+    async def main():
+        store = await Store.open(Path(sys.argv[1]))
+        await store.close()
+        await store.close()
+
+    asyncio.run(main())
+"""
+
+
+def test_a_program_that_closed_its_store_ends(path: Path) -> None:
+    program = [sys.executable, "-c", textwrap.dedent(ENDS), str(path)]
+    assert subprocess.run(program, timeout=20, check=False).returncode == 0
+    assert [file.name for file in path.parent.iterdir()] == ["amiwatch.db"]
+
+
+async def test_a_pardon_forgets_the_rung_and_keeps_the_history(store: Store) -> None:
+    store.put_ban(make_ban(level=3, seconds=60), **OFFICE)
+    store.put_pardon(ip_network("203.0.113.7/32"))
+    await store.flush()
+    (offender,) = await store.offenders()
+    assert (offender.level, offender.bans, offender.until) == (0, 1, NOON + 60)
+
+
+async def test_a_ban_that_was_only_observed_does_not_count_for_the_ladder(store: Store) -> None:
+    store.put_ban(make_ban(), pbx="office", origin="rule", is_enforced=False)
+    await store.flush()
+    assert await store.offenders() == []
+    (ban,) = await store.active_bans(NOON)
+    assert ban.is_enforced is False

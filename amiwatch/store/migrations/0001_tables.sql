@@ -52,7 +52,8 @@ CREATE TABLE offenders (
     network  TEXT    NOT NULL,
     first_at REAL    NOT NULL,
     last_at  REAL    NOT NULL,
-    level    INTEGER NOT NULL,
+    until    REAL    NOT NULL,               -- end of the longest ban; its begin, if it has no end
+    level    INTEGER NOT NULL,               -- rung of the ladder when last banned; 0: pardoned
     bans     INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 

@@ -1,0 +1,236 @@
+"""What the tables hold after it was put."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+
+from amiwatch.judgement.values import Alert
+from amiwatch.store.reader import Reader
+from amiwatch.store.records import AllowEntry, AttemptCount, Status
+from amiwatch.store.requests import ask
+from amiwatch.store.statements import SAMPLE_LIMIT, SAMPLE_ROWS, redacted
+from amiwatch.store.writer import Store
+
+from .conftest import NOON, make_ban
+
+OFFICE = {"pbx": "office", "origin": "rule", "is_enforced": True}
+HOSTILE = "'); DROP TABLE bans; --\x1b[31m\x00\"%_\u202e"
+
+
+def attempt(source: str = "203.0.113.7", *, account: str = "100", count: int = 1, at: float = NOON) -> AttemptCount:
+    return AttemptCount(
+        "office", ip_address(source), account, "PJSIP", "UDP", "unknown account", count, first_at=at, last_at=at + 1
+    )
+
+
+async def test_attempts_of_the_same_ten_minutes_are_added_up(store: Store, path: Path) -> None:
+    store.put_attempts([attempt(count=3), attempt(count=4, at=NOON + 30), attempt(at=NOON + 600)])
+    await store.flush()
+    store.put_attempts([attempt(count=5, at=NOON + 60)])
+    await store.flush()
+    with Reader(path) as reader:
+        later, earlier = sorted(reader.attempts(), key=lambda row: -row.bucket)
+    assert (earlier.attempts, earlier.first_at, earlier.last_at) == (12, NOON, NOON + 61)
+    assert later.attempts == 1
+
+
+async def test_the_oldest_attempts_go_when_there_are_too_many(path: Path, said: list[str]) -> None:
+    async with await Store.open(path, on_trouble=said.append, max_attempt_rows=500) as store:
+        store.put_attempts([attempt(account=str(n), at=NOON + n * 600) for n in range(800)])
+        await store.flush()
+        with Reader(path) as reader:
+            rows = list(reader.attempts())
+        assert len(rows) <= 500
+        assert max(int(row.account) for row in rows) == 799
+        assert min(int(row.account) for row in rows) == 800 - len(rows)
+        store._next_tick = 0.0
+        await store.flush()
+    assert "rows of attempts were deleted" in said[0]
+
+
+async def test_hostile_text_is_only_text(store: Store, path: Path) -> None:
+    store.put_attempts([attempt(account=HOSTILE * 20)])
+    store.put_ban(make_ban(account=HOSTILE), **OFFICE)
+    store.put_alert(Alert(NOON, "tripwire", ip_address("203.0.113.7"), HOSTILE, HOSTILE), pbx="office")
+    store.put_trust(ip_network("203.0.113.7/32"), HOSTILE, NOON, NOON + 60, NOON)
+    await store.flush()
+    with Reader(path) as reader:
+        (row,) = reader.attempts()
+        (ban,) = reader.bans()
+        (event,) = reader.evidence(ban.id)
+        (alert,) = reader.alerts()
+        (trust,) = reader.stored_trust(NOON)
+    assert row.account == (HOSTILE * 20)[:128]
+    assert event.account == alert.account == alert.reason == trust.account == HOSTILE
+
+
+async def test_the_same_alert_within_an_hour_is_counted(store: Store, path: Path) -> None:
+    address = ip_address("203.0.113.7")
+    for at in (0, 60, 3599, 3700):
+        store.put_alert(Alert(NOON + at, "old password", address, "100", f"after {at} s"), pbx="office")
+    store.put_alert(Alert(NOON, "old password", None, "100", "from everywhere"), pbx="office")
+    store.put_alert(Alert(NOON + 1, "old password", None, "100", "from everywhere"), pbx="office")
+    await store.flush()
+    with Reader(path) as reader:
+        alerts = sorted((row.at - NOON, row.last_at - NOON, row.times, row.address) for row in reader.alerts())
+    assert alerts == [(0, 1, 2, None), (0, 3599, 3, "203.0.113.7"), (3700, 3700, 1, "203.0.113.7")]
+
+
+async def test_a_gap_has_a_begin_and_an_end(store: Store, path: Path) -> None:
+    store.put_gap_begin("office", NOON, "connection lost")
+    store.put_gap_begin("office", NOON + 1, "still down")
+    store.put_gap_begin("branch", NOON + 2, "connection lost")
+    store.put_gap_end("office", NOON + 30)
+    store.put_gap_end("office", NOON + 40)
+    store.put_link("office", NOON + 30, "connected", "198.51.100.1:5038")
+    await store.flush()
+    with Reader(path) as reader:
+        (office,) = reader.gaps(pbx="office")
+        (branch,) = reader.gaps(pbx="branch")
+        (link,) = reader.links()
+    assert (office.began_at, office.ended_at, office.reason) == (NOON, NOON + 30, "connection lost")
+    assert branch.ended_at is None
+    assert (link.state, link.detail) == ("connected", "198.51.100.1:5038")
+
+
+async def test_the_allowlist_is_changed_and_runs_out(store: Store) -> None:
+    store.put_allow(AllowEntry("192.0.2.0/24", "office", NOON, None, "alice"))
+    store.put_allow(AllowEntry("192.0.2.0/24", "head office", NOON + 1, None, "bob"))
+    store.put_allow(AllowEntry("sip.example.net", "carrier", NOON, NOON + 60, "alice"))
+    store.put_allow(AllowEntry("203.0.113.9/32", "mistake", NOON, None, "alice"))
+    store.put_disallow("203.0.113.9/32")
+    await store.flush()
+    assert [entry.target for entry in await store.allowlist(NOON)] == ["192.0.2.0/24", "sip.example.net"]
+    (entry,) = await store.allowlist(NOON + 61)
+    assert (entry.comment, entry.added_by) == ("head office", "bob")
+
+
+async def test_trust_is_extended_and_runs_out(store: Store) -> None:
+    network = ip_network("192.0.2.7/32")
+    store.put_trust(network, "100", NOON, NOON + 60, NOON)
+    store.put_trust(network, "100", NOON + 30, NOON + 90, NOON + 30)
+    await store.flush()
+    (trust,) = await store.trust(NOON + 61)
+    assert trust == (network, "100", NOON, NOON + 90, NOON + 30)
+    assert await store.trust(NOON + 91) == []
+
+
+async def test_only_the_latest_status_is_kept(store: Store, path: Path) -> None:
+    with Reader(path) as reader:
+        assert reader.status() is None
+        for heartbeat in (1.0, 2.0):
+            status = Status(7, NOON, NOON + heartbeat, "enforce", "0.1", "ipset", {"events": 12, "shed": 0})
+            store.put_status(status)
+        await store.flush()
+        assert reader.status() == status
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Challenge", "Response", "ExpectedResponse", "ReceivedHash", "ReceivedChallenge", "Secret", "rEsPoNsE", "Key"],
+)
+@pytest.mark.parametrize("end", [b"\r\n", b"\r", b"\n", b""])
+@pytest.mark.parametrize("colon", [b": ", b":", b" :\t"])
+def test_nothing_that_can_be_cracked_is_kept_of_a_tampered_block(header: str, end: bytes, colon: bytes) -> None:
+    sample = b"Event: ChallengeResponseFailed\rAccountID: x\r" + header.encode() + colon + b"s3cr3t value" + end
+    assert b"s3cr3t" not in redacted(sample)
+    assert b"AccountID: x" in redacted(sample)
+
+
+def test_a_digest_is_struck_out_wherever_it_stands() -> None:
+    fragment = b"nonce 1700000000/0123456789abcdef0123456789abcdef\r\nSessionID: 7\r\n"
+    assert redacted(fragment) == b"nonce 1700000000/[redacted]\r\nSessionID: 7\r\n"
+
+
+@pytest.mark.parametrize("room", [1, 15, 31, 40])
+def test_a_digest_at_the_cut_is_struck_out(room: int) -> None:
+    sample = b"x" * (SAMPLE_LIMIT - room) + b"0123456789abcdef" * 4
+    assert b"0" not in redacted(sample)
+    assert len(redacted(sample)) <= SAMPLE_LIMIT
+
+
+def test_the_end_of_a_digest_at_the_begin_of_a_fragment_is_struck_out() -> None:
+    assert redacted(b"9abcdef\r\nSessionID: 7") == b"[redacted]\r\nSessionID: 7"
+
+
+async def test_only_the_latest_tampered_samples_stay(store: Store, path: Path) -> None:
+    for number in range(SAMPLE_ROWS + 5):
+        store.put_tampered("office", NOON + number, b"Event: Odd\r\nResponse: 12345\r\n")
+    await store.flush()
+    with closing(sqlite3.connect(path)) as db:
+        rows, oldest = db.execute("SELECT count(*), min(at) FROM tampered").fetchone()
+        assert (rows, oldest) == (SAMPLE_ROWS, NOON + 5)
+        assert db.execute("SELECT count(*) FROM tampered WHERE instr(sample, CAST('12345' AS BLOB))").fetchone() == (0,)
+
+
+async def test_forget_deletes_what_ended_and_keeps_what_is_open(store: Store, path: Path) -> None:
+    old = NOON - 100 * 86400
+    store.put_ban(make_ban("203.0.113.1", at=old), **OFFICE)
+    store.put_ban(make_ban("203.0.113.2", at=old, seconds=None), **OFFICE)
+    store.put_ban(make_ban("203.0.113.3"), **OFFICE)
+    store.put_attempts([attempt(at=old), attempt()])
+    store.put_alert(Alert(old, "old password", None, "100", ""), pbx="office")
+    store.put_tampered("office", old, b"x")
+    store.put_gap_begin("office", old, "deaf ever since")
+    store.put_link("office", old, "connected", "")
+    ask(path, "reload", "", by="alice")
+    await store.flush()
+    counts = await store.forget(NOON - 90 * 86400)
+    assert {table: rows for table, rows in counts.items() if rows} == {
+        "bans": 1, "offenders": 1, "attempts": 1, "alerts": 1, "tampered": 1, "links": 1,
+    }  # fmt: skip
+    with Reader(path) as reader:
+        assert {ban.network for ban in reader.bans()} == {"203.0.113.2/32", "203.0.113.3/32"}
+        assert (reader.count("gaps"), len(reader.pending_requests()), reader.count("evidence")) == (1, 1, 2)
+
+
+async def test_forget_goes_in_steps(store: Store, path: Path) -> None:
+    store.put_attempts([attempt(account=str(n), at=NOON - 600 * (1 + n % 50)) for n in range(12_000)])
+    await store.flush()
+    before = store.commits
+    assert (await store.forget(NOON))["attempts"] == 12_000
+    assert store.commits == before  # those count batches of rows
+    with Reader(path) as reader:
+        assert reader.count("attempts") == 0
+
+
+async def test_all_about_one_address_can_be_forgotten_but_not_its_ban(store: Store, path: Path) -> None:
+    network = ip_network("203.0.113.7/32")
+    store.put_ban(make_ban(at=NOON - 60, seconds=30), **OFFICE)
+    store.put_ban(make_ban(at=NOON - 10), **OFFICE)
+    store.put_ban(make_ban("203.0.113.8", at=NOON - 60, seconds=30), **OFFICE)
+    store.put_attempts([attempt(), attempt("203.0.113.8")])
+    store.put_alert(Alert(NOON, "old password", ip_address("203.0.113.7"), "100", ""), pbx="office")
+    store.put_trust(network, "100", NOON, NOON + 60, NOON)
+    store.put_tampered("office", NOON, b"RemoteAddress: IPV4/UDP/203.0.113.7/5060")
+    store.finish_request(ask(path, "unban", "203.0.113.7/32", by="alice"), "done", True)
+    await store.flush()
+    counts = await store.forget_network(network)
+    assert counts == {
+        "bans": 1, "offenders": 0, "attempts": 1, "alerts": 1, "trust": 1, "requests": 1, "tampered": 1, "kept": 1,
+    }  # fmt: skip
+    with Reader(path) as reader:
+        assert [ban.at for ban in reader.history(network)] == [NOON - 10]
+        assert reader.count("bans") == 2
+        assert reader.count("attempts") == 1
+    store.put_lift(network, at=NOON, by="alice", reason="")
+    await store.flush()
+    counts = await store.forget_network(network)
+    assert (counts["bans"], counts["offenders"], counts["kept"]) == (1, 1, 0)
+    await store.close()
+    assert b"203.0.113.7" not in path.read_bytes()
+
+
+async def test_an_ipv6_address_is_forgotten_as_its_64(store: Store, path: Path) -> None:
+    store.put_attempts(
+        [AttemptCount("office", ip_network("2001:db8::/64"), "100", "PJSIP", "UDP", "unknown account", 1, NOON, NOON)]
+    )
+    await store.flush()
+    with Reader(path) as reader:
+        assert len(list(reader.attempts(within=ip_network("2001:db8::7/128")))) == 1
+    assert (await store.forget_network(ip_network("2001:db8::7/128")))["attempts"] == 1
