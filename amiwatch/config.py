@@ -216,7 +216,7 @@ def _words(value: object, separator: str = r"[\s,]+") -> list[str]:
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError(f'{value!r} is no JSON list; write ["one", "two"], or one, two') from None
     if isinstance(value, str | int):
         value = re.split(separator, str(value).strip())
@@ -293,7 +293,10 @@ def _port(word: str) -> str:
 def _path(value: object) -> Path:
     if not isinstance(value, str | Path) or not str(value).strip() or "\0" in str(value):
         raise ValueError(f"{value!r} is no path of a file")
-    return Path(value).expanduser()
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{value!r} begins in the home of somebody who is not known here") from None
 
 
 def _rule_name(value: object) -> str:
@@ -626,7 +629,7 @@ def load(
     if "CREDENTIALS_DIRECTORY" in environ:
         reader.read_secrets(Path(environ["CREDENTIALS_DIRECTORY"]))
     reader.read_secrets(secrets_directory)
-    named = config or (Path(reader.config).expanduser() if reader.config else None)
+    named = config or reader.config
     reader.read_toml(named or default_config, is_named=named is not None)
     if state := environ.get("STATE_DIRECTORY", "").split(":")[0]:
         reader.layers.append(_Layer({("database",): Path(state) / "amiwatch.db"}))
@@ -655,20 +658,24 @@ class _Reader:
         self.layers: list[_Layer] = []
         self.mistakes: list[str] = []
         self.warnings: list[str] = []
-        self.config = ""
+        self.config: Path | None = None
         """The TOML file that a variable named."""
 
     def read_variables(self, variables: Mapping[str, str], file: str = "") -> None:
         """Take those with our prefix. An empty one counts as not set."""
         ours = {name: text for name, text in variables.items() if name.upper().startswith(PREFIX)}
-        values: dict[tuple[str, ...], object] = {}
-        for name, text in ours.items():
-            path = tuple(name[len(PREFIX) :].lower().split(DELIMITER))
-            if path == ("config",):
-                self.config = self.config or text.strip()
-            else:
-                values[path] = text
+        values: dict[tuple[str, ...], object] = {
+            tuple(name[len(PREFIX) :].lower().split(DELIMITER)): text for name, text in ours.items()
+        }
+        if text := str(values.pop(("config",), "")):
+            self._name_config(text)
         self._add(_Layer(values, file))
+
+    def _name_config(self, text: str) -> None:
+        try:
+            self.config = self.config or _path(text)
+        except ValueError as error:
+            self.mistakes.append(f"{_variable(['config'])}: {error}")
 
     def read_env_file(self, path: Path) -> None:
         text = self._text(path, is_named=False)
@@ -694,6 +701,9 @@ class _Reader:
             return
         try:
             tables = tomllib.loads(text)
+        except RecursionError:
+            self.mistakes.append(f"{path}: is nested too deeply")
+            return
         except tomllib.TOMLDecodeError as error:
             what, _, place = str(error).rstrip(")").rpartition(" (at ")
             self.mistakes.append(f"{path}: {place}: {what}")
@@ -749,7 +759,12 @@ def _shared(one: Sequence[str], other: Sequence[str]) -> int:
 
 
 def _variable(path: Sequence[str]) -> str:
-    return PREFIX + DELIMITER.join(path).upper()
+    return _shown(PREFIX + DELIMITER.join(path).upper())
+
+
+def _shown(name: str) -> str:
+    """Return a name that can neither break a line nor colour a terminal."""
+    return name if name.isprintable() else ascii(name)
 
 
 def _fault(path: tuple[str, ...], layer: _Layer) -> str:
@@ -770,7 +785,7 @@ def _fault(path: tuple[str, ...], layer: _Layer) -> str:
 
 
 def _written(path: Sequence[str], layer: _Layer) -> str:
-    return ".".join(path) if layer.is_toml else _variable(path)
+    return _shown(".".join(path)) if layer.is_toml else _variable(path)
 
 
 def _known(name: str) -> Iterator[tuple[str, ...]]:

@@ -340,6 +340,29 @@ def test_a_file_that_is_no_text_is_a_mistake_and_an_endless_one_has_an_end(mista
     assert mistakes(CONFIG="/dev/zero") == ["/dev/zero: is longer than 1048576 octets"]
 
 
+NASTY = ["~nobody-here/x", "fe80::1%eth0/64", "::ffff:192.0.2.1/120", "1e400", "1" * 5000, "[" * 5000, "[null]", "a\0b"]
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([".".join(one.path) for one in described()]) | st.text(max_size=9),
+        st.text(max_size=12) | st.sampled_from(NASTY) | st.from_regex(r"[0-9a-f:./%,\[\]\"~ -]{0,14}", fullmatch=True),
+        max_size=4,
+    )
+)
+def test_whatever_stands_there_is_read_or_said_in_single_lines(given):
+    environ = {"AMIWATCH_" + name.replace(".", "__").upper(): text for name, text in given.items() if name != "config"}
+    nothing = Path("nothing-here")
+    said: list[str] = []
+    try:
+        settings = load(environ=environ, env_file=None, default_config=nothing, secrets_directory=nothing)
+        said += [settings.model_dump_json(), str(settings.judgement_policy())]
+    except ConfigurationError as error:
+        said += error.mistakes
+    assert said
+    assert all(line.isprintable() for line in said)
+
+
 def test_the_value_of_a_secret_is_in_no_text_about_the_settings(read, mistakes):
     settings = read(AMI__SECRET=SECRET, PBX__BERLIN__SECRET=SECRET)
     assert SECRET not in repr(settings) + str(settings) + settings.model_dump_json()
