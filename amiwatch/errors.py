@@ -6,6 +6,8 @@ The exceptions of amiwatch, each with its fate and its exit code.
     AmiwatchError                  70  a fault of ours: exit
     ├── ConfigurationError         78  exit; every mistake in one message
     ├── UsageError                  2  exit; the command line asked for something impossible
+    ├── Refusal                     1  exit; the answer is no
+    ├── StillWaiting               75  exit; what was asked for waits for the daemon
     ├── AmiError                   69  retry
     │   ├── AmiUnreachable         69  retry with back-off 1–60 s
     │   ├── AmiLoginRefused        77  retry slowly, said loudly
@@ -44,6 +46,18 @@ class UsageError(AmiwatchError):
     """The command line asked for something that can't be done as asked."""
 
     exit_code = 2
+
+
+class Refusal(AmiwatchError):
+    """The answer to a command is no: nothing was broken, and nothing was changed."""
+
+    exit_code = 1
+
+
+class StillWaiting(AmiwatchError):
+    """A request was written down, but nobody carried it out yet."""
+
+    exit_code = 75
 
 
 class AmiError(AmiwatchError):

@@ -9,8 +9,8 @@ from amiwatch.errors import AmiwatchError
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 
-ALWAYS = {0, 2}
-"""Done, and a wrong command line: no error of ours stands behind them."""
+ALWAYS = {0, 2, 130}
+"""Done, a wrong command line, and Ctrl-C: no error of ours stands behind them."""
 
 
 def errors(root: type[AmiwatchError] = AmiwatchError) -> Iterator[type[AmiwatchError]]:

@@ -106,6 +106,8 @@ class Daemon:
         self.shed = 0
         """Events that were not judged, because too many waited."""
         self.tampered = 0
+        self.restored_after = 0.0
+        """Seconds from the begin of ``run`` until the kernel held all bans again."""
         self.started_at = self.now()
         self._backlog: deque[tuple[str, float, Sequence[Item]]] = deque()
         self._waiting = 0
@@ -385,6 +387,21 @@ class Daemon:
                 for task in tasks:
                     task.cancel()
 
+    async def attend_once(self) -> None:
+        """
+        Carry out the requests that wait and end: for the command line, where no daemon runs.
+
+        Raises FirewallError and StoreError. No sign of life is given, for nobody watches.
+        """
+        async with self._opened_store() as store:
+            await self._remember(store)
+            async with self._opened_firewall(), asyncio.TaskGroup() as group:
+                enforcing = group.create_task(self._enforcer.run(), name="enforcer")
+                await Clerk(self, store).look()
+                await self.settle()
+                enforcing.cancel()
+            await store.flush()
+
     def stop(self) -> None:
         """End ``run`` soon; bans stay in the kernel."""
         self._stop.set()
@@ -426,6 +443,7 @@ class Daemon:
     async def _opened_firewall(self) -> AsyncIterator[None]:
         try:
             await self._enforcer.begin()
+            self.restored_after = self.now() - self.started_at
             yield
         finally:
             await self.firewall.close()

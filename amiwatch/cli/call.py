@@ -1,0 +1,56 @@
+"""What one call of the program knows: its global options, the settings, and the targets that people write."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from amiwatch.errors import UsageError
+from amiwatch.judgement.values import IPNetwork
+
+if TYPE_CHECKING:
+    from amiwatch.config import Settings
+
+Comment = Annotated[str, typer.Option("--comment", "-c", help="Why; it is kept with the request.")]
+
+
+class Call:
+    """``context.obj`` of every command."""
+
+    def __init__(self, config: Path | None = None) -> None:
+        self.config = config
+        """The TOML file of ``--config``."""
+
+    @cache  # noqa: B019 - one call lives as long as the process
+    def settings(self) -> Settings:
+        """Read the settings, once. Raises ConfigurationError with every mistake."""
+        return self.read_settings()
+
+    def read_settings(self) -> Settings:
+        """Read the settings anew."""
+        from amiwatch.config import load
+
+        return load(config=self.config)
+
+
+def network(text: str) -> IPNetwork:
+    """Read an address or a network as a person writes it. Raises UsageError."""
+    from amiwatch.daemon.petitions import target_network
+
+    try:
+        return target_network(text)
+    except ValueError as error:
+        raise UsageError(f"{error}.") from None
+
+
+def seconds(text: str) -> int:
+    """Read a duration. Raises UsageError."""
+    from amiwatch.config import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"{error}.") from None

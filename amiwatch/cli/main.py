@@ -1,0 +1,100 @@
+"""
+The program ``amiwatch``: which commands there are, and how they end.
+
+Rule 1: what went wrong is one sentence on standard error and an exit code (docs/exit-codes.md), never a traceback.
+
+Rule 2: this file and what it imports load quickly; a command imports what it needs when it is called.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from amiwatch import __version__
+from amiwatch.cli import bans, changes, running, status
+from amiwatch.cli.call import Call
+from amiwatch.cli.text import complain
+from amiwatch.errors import AmiwatchError
+
+
+class Program(TyperGroup):
+    """All commands; turns our errors into sentences and exit codes."""
+
+    def invoke(self, ctx: Any) -> Any:  # typer has its own Context since 0.17, click's before
+        try:
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
+        except AmiwatchError as error:
+            complain(str(error))
+            raise typer.Exit(error.exit_code) from None
+        except BrokenPipeError:
+            # The reader has gone (``| head``), which is no error. Python would flush once more at exit, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
+
+app = typer.Typer(
+    cls=Program,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"amiwatch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="TOML file with settings.")] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Ban SIP attackers from Asterisk's own security events, in the kernel, and say why."""
+    context.obj = Call(config)
+
+
+app.command()(running.run)
+app.command()(status.status)
+app.command()(bans.bans)
+app.command()(changes.ban)
+app.command()(changes.unban)
+
+
+if find_spec("amiwatch.demo") is not None:
+
+    @app.command()
+    def demo(
+        is_plain: Annotated[bool, typer.Option("--plain", help="Plain lines instead of a live view.")] = False,
+    ) -> None:
+        """Watch attackers being dropped, in a network of its own: no root, no Asterisk."""
+        raise typer.Exit(import_module("amiwatch.demo").main(plain=is_plain))
+
+
+def main() -> None:
+    """Run the program, and end the process."""
+    for stream in (sys.stdout, sys.stderr):
+        # Where the terminal has no such character, say it in ASCII instead of failing.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        app(prog_name="amiwatch")
+    except Exception as error:
+        if sys.flags.dev_mode:  # python -X dev -m amiwatch
+            raise
+        complain(f"a fault of amiwatch: {type(error).__name__}: {error}. Please report it.")
+        sys.exit(AmiwatchError.exit_code)
