@@ -12,17 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from amiwatch.config import (
-    MAX_DURATION,
-    Settings,
-    described,
-    duration_text,
-    example,
-    load,
-    parse_duration,
-    rules_table,
-    settings_table,
-)
+from amiwatch.config import Settings, duration_text, load, parse_duration
+from amiwatch.config.texts import MAX_DURATION
+from amiwatch.config.written import described, example, rules_table, settings_table
 from amiwatch.errors import ConfigurationError
 from amiwatch.firewall.names import checked_prefix
 from amiwatch.firewall.scope import EVERYTHING, VOIP_PORTS, Scope

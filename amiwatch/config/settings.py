@@ -1,0 +1,323 @@
+"""The settings: every field with its default, its bounds and the sentence that the documentation says of it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    PrivateAttr,
+    SecretStr,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from amiwatch.config import texts
+from amiwatch.config.texts import Allowlist, Mistakes
+from amiwatch.errors import ConfigurationError
+from amiwatch.judgement.rules import POLICIES, Measure, Policy
+from amiwatch.judgement.sources import HISTORY
+
+PREFIX = "AMIWATCH_"
+DELIMITER = "__"
+
+RULES = tuple(dict.fromkeys(rule.name for rules in POLICIES.values() for rule in rules))
+"""The names of all rows of all policies."""
+
+FirewallName = Literal["ipset", "none"]
+ModeName = Literal["enforce", "observe"]
+DropRule = Literal["managed", "manual"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LoginKind = Literal["md5", "plain"]
+
+_PBX_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_SET_NAME = re.compile(r"[a-z][a-z0-9_-]{0,23}")
+
+LAYERS: ContextVar[tuple[Mapping[str, Any], ...]] = ContextVar("layers", default=())
+"""What ``Settings`` is built from, besides its arguments, while ``load()`` runs: the most important first."""
+
+
+def _rule_name(value: object) -> str:
+    if value not in RULES:
+        raise ValueError(f"there is no such rule; the rules are {', '.join(RULES)}")
+    return str(value)
+
+
+DURATION: Final = "duration"
+"""Marks the fields whose numbers are seconds, for those who write them down."""
+
+Seconds: TypeAlias = Annotated[int, texts.seconds_between(), DURATION]
+Flag: TypeAlias = Annotated[bool, BeforeValidator(texts.yes_or_no)]
+Location: TypeAlias = Annotated[Path, BeforeValidator(texts.location)]
+PbxName: TypeAlias = Annotated[str, texts.matching(_PBX_NAME, "write 1 to 32 of a-z, 0-9, _ and -")]
+
+POLICY = Policy()
+"""Where the defaults of the judgement come from."""
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
+
+
+GROUPS = ("ami", "pbx", "rules")
+"""The fields of ``Settings`` that hold further settings."""
+
+
+class AmiSettings(BaseModel):
+    """One Asterisk and how to log in to its manager interface."""
+
+    model_config = _FROZEN
+
+    host: Annotated[str, BeforeValidator(texts.host)] = Field(
+        default="127.0.0.1", description="Name or address of the Asterisk whose manager interface (AMI) is listened to."
+    )
+    port: Annotated[int, texts.whole(1, 65535)] = Field(default=5038, description="TCP port of the manager interface.")
+    username: Annotated[str, BeforeValidator(texts.line)] = Field(
+        default="amiwatch", description="The user of manager.conf; `read = security` is all that it needs."
+    )
+    secret: Annotated[SecretStr, BeforeValidator(texts.secret_line)] | None = Field(
+        default=None,
+        description="The secret of that user; needed to run. A secrets directory keeps it out of the environment.",
+    )
+    tls: Flag = Field(default=False, description="Connect with TLS (`tlsenable` and port 5039 in manager.conf).")
+    ca_file: Location | None = Field(
+        default=None, description="PEM file of the certificates to trust instead of the system's, for TLS."
+    )
+    verify: Flag = Field(default=True, description="Check the certificate; false trusts whoever answers, for TLS.")
+    server_name: Annotated[str, BeforeValidator(texts.host)] | None = Field(
+        default=None, description="The name that the certificate must have, if it is not the host, for TLS."
+    )
+    login: Annotated[LoginKind, texts.one_of(get_args(LoginKind))] = Field(
+        default="md5", description="`md5` proves the secret by a challenge, `plain` sends it as it is."
+    )
+    name: PbxName = Field(default="pbx", description="What this Asterisk is called in the database and in messages.")
+
+
+class RuleSettings(BaseModel):
+    """What is changed in one row of the policy; None leaves it."""
+
+    model_config = _FROZEN
+
+    limit: Annotated[int, texts.whole(0, HISTORY)] | None = Field(
+        default=None,
+        description=f"How many of what the rule counts make an offender (1 to {HISTORY}); 0 switches it off.",
+    )
+    find_time: Seconds | None = Field(default=None, description="Duration within which they are counted.")
+
+
+class Settings(BaseSettings):
+    """
+    Everything that can be set. Durations are seconds.
+
+    ``Settings(...)`` reads nothing but its arguments; ``load()`` reads the layers.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        validate_default=True,
+        env_prefix=PREFIX,
+        env_nested_delimiter=DELIMITER,
+    )
+
+    ami: AmiSettings = Field(default=AmiSettings(), description="One Asterisk.")
+    pbx: dict[PbxName, AmiSettings] = Field(default={}, description="Several, by name.")
+    database: Location = Field(
+        default=Path("/var/lib/amiwatch/amiwatch.db"),
+        description="File of the SQLite database; under systemd, $STATE_DIRECTORY/amiwatch.db.",
+    )
+    firewall: Annotated[FirewallName, texts.one_of(get_args(FirewallName))] = Field(
+        default="ipset",
+        description="`ipset` bans in the kernel's sets, `none` is a dry run that remembers bans and drops nothing.",
+    )
+    mode: Annotated[ModeName, texts.one_of(get_args(ModeName))] = Field(
+        default="enforce", description="`enforce` blocks; `observe` judges and records everything and blocks nothing."
+    )
+    set_name: Annotated[str, texts.matching(_SET_NAME, "write 1 to 24 of a-z, 0-9, _ and -, a letter first")] = Field(
+        default="amiwatch", description="How the names of our kernel sets begin, and of the chain that drops."
+    )
+    set_size: Annotated[int, texts.whole(1)] = Field(
+        default=1_000_000, description="Entries that each kernel set takes (a full set of a million costs about 40 MB)."
+    )
+    ports: Annotated[str, BeforeValidator(texts.port_list)] = Field(
+        default="voip",
+        description="Ports that are closed to banned addresses: `voip`, `all`, or a list like 5060,5061,10000-20000.",
+    )
+    drop_rule: Annotated[DropRule, texts.one_of(get_args(DropRule))] = Field(
+        default="managed", description="`managed` checks and places the rule that drops, `manual` leaves it to you."
+    )
+    reconcile_time: Annotated[int, texts.seconds_between(1, 3600), DURATION] = Field(
+        default=2,
+        description="Duration between two looks at what the kernel holds; up to 4s mends a flushed set in 5s.",
+    )
+    allowlist: Annotated[Allowlist, PlainValidator(texts.allowed), PlainSerializer(texts.allowed_texts)] = Field(
+        default=Allowlist(),
+        description="Addresses, networks and DNS names that are never banned, as a list with commas or in JSON.",
+    )
+    allow_private: Flag = Field(default=False, description="Never ban private networks (RFC 1918, RFC 4193).")
+    policy: Annotated[str, texts.one_of(POLICIES)] = Field(
+        default=POLICY.name,
+        description="`office` for most; `closed` where every phone is known: the first unknown account bans.",
+    )
+    rules: dict[Annotated[str, BeforeValidator(_rule_name)], RuleSettings] = Field(
+        default={}, description="Rows of the policy that are changed."
+    )
+    ban_time: Annotated[tuple[int, ...], BeforeValidator(texts.ladder), DURATION] = Field(
+        default=POLICY.ladder,
+        description="Durations of the first, second, ... ban of an offender; the last serves for all further ones.",
+    )
+    ban_jitter: Annotated[float, BeforeValidator(texts.share)] = Field(
+        default=POLICY.jitter, description="Share (0 to 0.9) by which a ban is made longer or shorter at random."
+    )
+    decay: Seconds = Field(
+        default=POLICY.decay, description="Quiet duration after which an offender falls by one rung."
+    )
+    trust_time: Annotated[int, texts.seconds_between(0), DURATION] = Field(
+        default=POLICY.trust_time,
+        description="Duration for which a successful login protects its source; 0s is no trust.",
+    )
+    trust_factor: Annotated[int, texts.whole(1, HISTORY)] = Field(
+        default=POLICY.trust_factor, description="A trusted source may try this many times as many unknown accounts."
+    )
+    answer_time: Seconds = Field(
+        default=POLICY.answer_time, description="Duration for which a challenge may stay unanswered before it counts."
+    )
+    unproven_bans: Annotated[int, texts.whole(0)] = Field(
+        default=POLICY.unproven_bans,
+        description="Most new bans per minute on evidence that forged UDP packets could make.",
+    )
+    tripwires: Annotated[frozenset[str], BeforeValidator(texts.accounts)] = Field(
+        default=POLICY.tripwires,
+        description="Accounts that nobody honest uses: one attempt on them bans. A list with commas.",
+    )
+    ban_chan_sip: Flag = Field(
+        default=POLICY.ban_chan_sip,
+        description="Ban on events of chan_sip too, although the attacker chooses their addresses.",
+    )
+    max_sources: Annotated[int, texts.whole(100)] = Field(
+        default=POLICY.max_sources, description="Sources watched at once; each takes up to about 2 kB."
+    )
+    max_offenders: Annotated[int, texts.whole(100)] = Field(
+        default=POLICY.max_offenders, description="Former offenders that are remembered."
+    )
+    max_trusted: Annotated[int, texts.whole(100)] = Field(
+        default=POLICY.max_trusted, description="Trusted sources that are remembered."
+    )
+    keep: Annotated[int, texts.seconds_between(3600), DURATION] = Field(
+        default=90 * 86400, description="Duration for which ended bans, attempts and alerts stay in the database."
+    )
+    max_attempt_rows: Annotated[int, texts.whole(1000)] = Field(
+        default=2_000_000, description="Most rows of attempts in the database; beyond it the oldest go."
+    )
+    log_level: Annotated[LogLevel, texts.one_of(get_args(LogLevel))] = Field(
+        default="info", description="How much is logged: `debug`, `info`, `warning` or `error`."
+    )
+
+    _warnings: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is no mistake but should be looked at, one sentence each."""
+        return self._warnings
+
+    def pbxs(self) -> dict[str, AmiSettings]:
+        """Return every Asterisk by its name. ``ami`` is one of them if it was set, or if it is the only one."""
+        return {one.name: one for _, one in self.by_path()}
+
+    def require_ami(self) -> dict[str, AmiSettings]:
+        """Return ``pbxs()`` if each can be connected to; else raise ConfigurationError."""
+        mistakes = [
+            f"{variable((*path, 'secret'))} is missing; write the secret of the user {one.username!r} of manager.conf"
+            for path, one in self.by_path()
+            if one.secret is None or not one.secret.get_secret_value()
+        ]
+        mistakes += [
+            f"{variable((*path, 'ca_file'))}: {str(one.ca_file)!r} can't be read"
+            for path, one in self.by_path()
+            if one.ca_file and not os.access(one.ca_file, os.R_OK)
+        ]
+        if mistakes:
+            raise ConfigurationError(mistakes)
+        return self.pbxs()
+
+    def judgement_policy(self) -> Policy:
+        """Return the policy in force: the chosen one with the overrides."""
+        rules = []
+        for rule in POLICIES[self.policy]:
+            change = self.rules.get(rule.name, RuleSettings())
+            limit = rule.limit if change.limit is None else change.limit
+            if limit:
+                rules.append(replace(rule, limit=limit, find_time=change.find_time or rule.find_time))
+        return Policy(
+            name=self.policy,
+            rules=tuple(rules),
+            ladder=self.ban_time,
+            jitter=self.ban_jitter,
+            decay=self.decay,
+            trust_time=self.trust_time,
+            trust_factor=self.trust_factor,
+            answer_time=self.answer_time,
+            unproven_bans=self.unproven_bans,
+            tripwires=self.tripwires,
+            ban_chan_sip=self.ban_chan_sip,
+            max_sources=self.max_sources,
+            max_offenders=self.max_offenders,
+            max_trusted=self.max_trusted,
+        )
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Settings:
+        sentences = []
+        names = [one.name for _, one in self.by_path()]
+        if len(set(names)) < len(names):
+            sentences.append(f"{PREFIX}PBX: two Asterisks have the same name; the names are {', '.join(names)}")
+        sentences += [
+            f"{PREFIX}TRUST_FACTOR: {self.trust_factor} times the limit {rule.limit} of the rule {rule.name!r} is more "
+            f"than the {HISTORY} attempts that are kept of a source"
+            for rule in self.judgement_policy().rules
+            if rule.measure is Measure.ACCOUNTS and rule.limit * self.trust_factor > HISTORY
+        ]
+        if sentences:
+            raise Mistakes(sentences)
+        return self
+
+    def by_path(self) -> list[tuple[tuple[str, ...], AmiSettings]]:
+        """Pair every Asterisk with the path of its settings: ``("ami",)``, ``("pbx", "berlin")``."""
+        several: list[tuple[tuple[str, ...], AmiSettings]] = [
+            (("pbx", key), one if "name" in one.model_fields_set else one.model_copy(update={"name": key}))
+            for key, one in self.pbx.items()
+        ]
+        if not several or "ami" in self.model_fields_set:
+            several.insert(0, (("ami",), self.ami))
+        return several
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take the arguments, then what ``load()`` read, and nothing that it did not."""
+        return (init_settings, *(InitSettingsSource(settings_cls, dict(layer)) for layer in LAYERS.get()))
+
+
+def variable(path: Sequence[str]) -> str:
+    return shown(PREFIX + DELIMITER.join(path).upper())
+
+
+def shown(name: str) -> str:
+    """Return a name that can neither break a line nor colour a terminal."""
+    return name if name.isprintable() else ascii(name)
