@@ -33,6 +33,12 @@ from pyroute2 import IPRoute
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 """linux/sched.h"""
 
+_NETWORK_RIGHTS = (8, 10, 12, 13, 21)
+"""CAP_SETPCAP (to give up some of these), NET_BIND_SERVICE, NET_ADMIN, NET_RAW, SYS_ADMIN (for setns)."""
+
+_CAPABILITY_VERSION_3 = 0x20080522
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2
+
 _SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
 
 T = TypeVar("T")
@@ -44,7 +50,10 @@ class NamespaceRefused(Exception):
 
 def enter() -> None:
     """
-    Move this process into a new network namespace, as its root, with loopback up.
+    Move this process into a new network namespace, with loopback up and every right over it.
+
+    Root stays root. An ordinary user stays who he is, without rights over anything but this network; so do the
+    programs that he starts.
 
     Call it before any thread is started; there is no way back. Where it raises ``NamespaceRefused``, nothing changed.
     """
@@ -79,11 +88,26 @@ def _enter() -> None:
     else:
         _unshare(CLONE_NEWUSER | CLONE_NEWNET)
         Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
-        Path("/proc/self/uid_map").write_text(f"0 {uid} 1", encoding="ascii")
-        Path("/proc/self/gid_map").write_text(f"0 {gid} 1", encoding="ascii")
+        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1", encoding="ascii")
+        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1", encoding="ascii")
+        _keep_network_rights()
         # The lock of the older iptables belongs to the host's root; nobody else changes the tables of this namespace.
         os.environ.setdefault("XTABLES_LOCKFILE", os.devnull)
     _bring_up(b"lo")
+
+
+def _keep_network_rights() -> None:
+    """
+    Give up all rights in the new namespaces but those over the network, and pass these on to programs.
+
+    So a user stays who he is, with his own files and no others, and yet ipset and iptables work for him.
+    """
+    bits = sum(1 << right for right in _NETWORK_RIGHTS)
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    _checked(_libc().capset(header, struct.pack("=6I", bits, bits, bits, 0, 0, 0)))
+    for right in _NETWORK_RIGHTS:
+        arguments = (_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, right, 0, 0)
+        _checked(_libc().prctl(*map(ctypes.c_ulong, arguments)))
 
 
 def _unshare(flags: int) -> None:
