@@ -332,9 +332,12 @@ async def test_a_restart_is_a_gap_and_the_link_comes_back(pbx: FakeAsterisk, cap
         await pbx.start()
         await ear.state(HEARING, 2)
         assert client.logins == 2
-    losses = [record for record in caplog.records if "lost" in record.getMessage()]
-    assert len(losses) == 1  # the first is loud, its repeats are quiet
-    assert caplog.text.count("AMI link hears") == 2  # and the recovery is said
+        losses = [record for record in caplog.records if "lost" in record.getMessage()]
+        assert len(losses) == 1  # the first is loud, its repeats are quiet
+        assert caplog.text.count("AMI link hears") == 2  # and the recovery is said
+        pbx.hang_up()
+        await ear.state(HEARING, 3)
+        assert caplog.text.count("AMI link lost") == 2  # the next loss is a first one again
 
 
 async def test_a_reset_is_a_loss(pbx: FakeAsterisk) -> None:
@@ -656,6 +659,12 @@ def test_a_socket_that_can_not_be_watched_is_used_all_the_same() -> None:
         _keep_alive(one)
 
 
+async def test_panoramisks_own_pings_never_start(pbx: FakeAsterisk) -> None:
+    async with connect(link_to(pbx), lambda items: None) as connection:
+        await connection.login()
+        assert connection._manager.pinger.cancelled()
+
+
 async def test_no_action_takes_a_line_break(pbx: FakeAsterisk) -> None:
     async with connect(link_to(pbx), lambda items: None) as connection:
         await connection.login()
@@ -677,10 +686,12 @@ async def test_an_action_in_flight_ends_with_its_connection(pbx: FakeAsterisk) -
     async with connect(link_to(pbx), lambda items: None) as connection:
         await connection.login()
         asking = asyncio.create_task(connection.ask("Ping"))
-        await pbx.wait_for_action("Ping")
+        pong = connection.ping()
+        await pbx.wait_for_action("Ping", 2)
         pbx.hang_up()
         with pytest.raises(AmiUnreachable, match="closed the connection"):
             await asking
+        assert pong.cancelled()
 
 
 def test_a_link_shows_no_secret() -> None:
