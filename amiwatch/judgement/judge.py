@@ -19,14 +19,32 @@ from typing import Literal
 from amiwatch.judgement.ladder import Ladder
 from amiwatch.judgement.ledger import Ledger
 from amiwatch.judgement.networks import NetworkTable, source_key
-from amiwatch.judgement.reasons import ban_reason, phone_reason, quiet_reason, window
+from amiwatch.judgement.reasons import (
+    alerts_reason,
+    allowed_reason,
+    ban_reason,
+    ceiling_reason,
+    found_reason,
+    phone_reason,
+    quiet_reason,
+    trusted_reason,
+)
 from amiwatch.judgement.rules import HOUR, MINUTE, Measure, Policy, Rule, Unless, longest
 from amiwatch.judgement.safe import ALWAYS
-from amiwatch.judgement.sources import Source, SourceTable
+from amiwatch.judgement.sources import MAX_DIALOGUES, Dialogue, Source, SourceTable, Windows
 from amiwatch.judgement.tally import Tally
 from amiwatch.judgement.trouble import is_calm_caller, is_steady_phone
 from amiwatch.judgement.trust import Trust
-from amiwatch.judgement.values import Alert, Ban, IPAddress, IPNetwork, SecurityEvent, Verdict, source_network
+from amiwatch.judgement.values import (
+    TEXT_LIMIT,
+    Alert,
+    Ban,
+    IPAddress,
+    IPNetwork,
+    SecurityEvent,
+    Verdict,
+    source_network,
+)
 
 UNKNOWN = "<unknown>"
 """What PJSIP writes instead of an account that it does not know."""
@@ -36,6 +54,9 @@ ALERT_PAUSE = HOUR
 
 MAX_ALERTS = 10_000
 """Alerts remembered to keep that pause."""
+
+ALERTS_A_MINUTE = 60
+"""New alerts a minute on evidence that forged UDP packets could make: each invented address could raise one."""
 
 FOUND_AFTER = 5
 """Passwords tried on an account before its success is called a guess: people need up to four."""
@@ -54,7 +75,9 @@ class Counters:
     """Events of sources that were banned already."""
     chan_sip: int = 0
     held_back: int = 0
-    """Bans on unproven evidence that the ceiling held back."""
+    """Attempts on unproven evidence that would have banned if the ceiling were higher."""
+    alerts_held_back: int = 0
+    """Alerts on unproven evidence beyond ``ALERTS_A_MINUTE``."""
 
 
 class Judge:
@@ -72,9 +95,9 @@ class Judge:
         self.allowed: NetworkTable[str] = NetworkTable()
         """Networks that are never banned, each with the words that say why."""
         self.allow({})
-        self._alerted: OrderedDict[tuple[str, int], float] = OrderedDict()
-        self._ceiling_minute = 0
-        self._ceiling_used = 0
+        self._alerted: OrderedDict[tuple[str, int | None], float] = OrderedDict()
+        self._bans = _Ceiling()
+        self._alerts = _Ceiling()
         self._readers = self._reading()
         self.adopt(policy)
 
@@ -82,6 +105,7 @@ class Judge:
         """Judge by these rules from now on; nothing that is remembered gets lost."""
         self.policy = policy
         self.trust.trust_time = policy.trust_time
+        self.trust.max_sources = policy.max_trusted
         self.ladder.policy = policy
         self.sources.limit = policy.max_sources
         self._longest = longest(policy.rules)
@@ -94,10 +118,14 @@ class Judge:
 
     def allow(self, networks: Mapping[IPNetwork, str]) -> None:
         """Never ban these networks (each with the words that say why) and the always safe ones; replaces earlier."""
-        table: NetworkTable[str] = NetworkTable()
+        allowed: NetworkTable[str] = NetworkTable()
+        spared: NetworkTable[tuple[IPNetwork, str]] = NetworkTable()
         for network, why in {**networks, **ALWAYS}.items():
-            table.put(network, why)
-        self.allowed = table
+            allowed.put(network, why)
+            # A ban is by /64: one allowed address in it spares its neighbours.
+            around = source_network(network.network_address)
+            spared.put(network if network.prefixlen <= around.prefixlen else around, (network, why))
+        self.allowed, self._spared = allowed, spared
 
     def see(self, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         """Take one event; return what follows from it, mostly nothing."""
@@ -159,8 +187,9 @@ class Judge:
         if source is not None:
             source.dialogues.pop(hash(event.session), None)
             source.unanswered.pop(hash(event.session), None)
-            if (alert := self._password_found(key, source, event, now)) is not None:
-                return (alert,) if self._is_news(alert, key) else ()
+            if self._has_found_password(key, source, event, now):
+                return self._alert("password_found", key, event, now, lambda: found_reason(source, event))
+            source.guessed.pop(event.account, None)
         if Trust.is_earned_by(event):
             self.trust.grant(key, event.account, now)
         return ()
@@ -171,35 +200,46 @@ class Judge:
             return ()  # normal: the first request carries no credentials
         source = self._source(key, event, now)
         dialogue = source.dialogue(event.session)
-        if not dialogue.is_counted and not dialogue.asked_at:
-            dialogue.asked_at = now
-            source.unanswered[hash(event.session)] = now
+        if not dialogue.is_companion() and dialogue.is_new_challenge(now):
+            session = hash(event.session)
+            if session in source.unanswered:
+                self._leave_unanswered(key, source, session, event, now)
+            source.unanswered[session] = now
+            dialogue.is_proven = event.is_proven
+            if event.service == "SIP":
+                dialogue.account = event.account
             source.keep(event)
+            self.sources.weigh(source)
         return self._overdue(key, source, event, now)
 
     def _no_account(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         source = self._source(key, event, now)
         dialogue = source.dialogue(event.session)
-        source.unanswered.pop(hash(event.session), None)
-        if not dialogue.is_new_request(event.account):
+        is_late = self._is_named_late(source, dialogue, event)
+        if not dialogue.is_new_request(event.account, now):
             return self._overdue(key, source, event, now)
+        if is_late:
+            source.note(Measure.ACCOUNTS, now, is_proven=event.is_proven, account=event.account)
+            return self._judge(key, source, event, now, (Measure.ACCOUNTS,))
         return self._attempt(key, source, event, now, account=event.account, dialogue_is="unknown")
 
     def _wrong_answer(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
-        if self.trust.covers(key, event.account, now):
-            return ()  # its own account: an old password in the second phone, a finger that slipped
         source = self._source(key, event, now)
         dialogue = source.dialogue(event.session)
         source.unanswered.pop(hash(event.session), None)
-        was_counted = dialogue.is_counted and not dialogue.guesses
+        is_companion = event.account == UNKNOWN and dialogue.is_companion()
+        is_first = dialogue.is_counted and not dialogue.guesses
+        if is_companion and event.guess in dialogue.guesses:
+            return ()  # a repetition, which its InvalidAccountID has counted already
         if not dialogue.is_new_guess(event.guess):
             return ()
         source.has_password = True
         if event.account != UNKNOWN:
             source.note_guess(event.account)
             return self._attempt(key, source, event, now, account=None, dialogue_is="guess")
-        if was_counted:
-            return ()  # the twin of an InvalidAccountID or FailedACL
+        if is_first:
+            return ()  # the answer that belongs to a counted request
+        dialogue.is_owed = not is_companion
         return self._attempt(key, source, event, now, account=None, dialogue_is="unknown")
 
     def _refused(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
@@ -207,9 +247,21 @@ class Judge:
             return ()  # an authenticated phone whose AOR is full, stale or unknown
         source = self._source(key, event, now)
         dialogue = source.dialogue(event.session)
-        if dialogue.is_counted:
+        is_late = self._is_named_late(source, dialogue, event)
+        if not dialogue.is_new_request(event.account, now) or is_late:
             return ()
+        source.note_guess(event.account, passwords=0)
         return self._attempt(key, source, event, now, account=None, dialogue_is="refused")
+
+    @staticmethod
+    def _is_named_late(source: Source, dialogue: Dialogue, event: SecurityEvent) -> bool:
+        """Match an event that names its account with its companion; tell whether that came first and was counted."""
+        if dialogue.is_owed:
+            dialogue.is_owed = False
+            return True
+        if source.unanswered.pop(hash(event.session), None) is None:
+            dialogue.expect_companion()
+        return False
 
     def _manager(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         """Count a failed login to the manager: one event an attempt, and the SessionID is a pointer used again."""
@@ -234,8 +286,7 @@ class Judge:
             source = Source(event.source, now)
             self.sources.add(key, source)
             self.sources.expire(now - self._longest, at_most=2)
-        if not event.is_proven:
-            source.has_unproven = True
+        source.last_at = now
         return source
 
     def _attempt(
@@ -253,42 +304,48 @@ class Judge:
         source.total += 1
         source.keep(event)
         if dialogue_is != "ami":
-            source.dialogue(event.session).is_counted = True
+            dialogue = source.dialogue(event.session)
+            dialogue.is_counted = True
+            source.is_hurried |= dialogue.is_hurried
         if source.total > 1:
             self.sources.touch(key, source)
         changed = [_MEASURES[dialogue_is]] if dialogue_is in _MEASURES else []
         if account is not None:
-            source.note_account(account, now)
             changed.append(Measure.ACCOUNTS)
         if self._tripwires and (account if account is not None else event.account).casefold() in self._tripwires:
             changed.append(Measure.TRIPWIRE)
         for measure in (Measure.ATTEMPTS, *changed):
-            if measure is not Measure.ACCOUNTS:
-                source.count(measure, now)
+            source.note(measure, now, is_proven=event.is_proven, account=account or "")
+        self.sources.weigh(source)
         return self._judge(key, source, event, now, (*reversed(changed), Measure.ATTEMPTS))
 
     def _overdue(self, key: int, source: Source, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         """Count the challenges that were left unanswered for too long."""
         due = now - self.policy.answer_time
-        counted = 0
+        counted = source.total
         while source.unanswered:
             session, since = next(iter(source.unanswered.items()))
-            if since > due and len(source.unanswered) < 256:
+            if since > due and len(source.unanswered) < MAX_DIALOGUES:
                 break
-            del source.unanswered[session]
-            counted += 1
-            source.total += 1
-            self._note(key, event._replace(account=UNKNOWN), "unanswered", now)
-            if (dialogue := source.dialogues.get(session)) is not None:
-                dialogue.is_counted = True
-            source.count(Measure.UNANSWERED, now)
-            if event.service == "SIP":
-                source.note_account(event.account, now)
-        if not counted or self.trust.has(key, now):
+            self._leave_unanswered(key, source, session, event, now)
+        if source.total == counted or self.trust.has(key, now):
             return ()
         if source.total > 1:
             self.sources.touch(key, source)
         return self._judge(key, source, event, now, (Measure.UNANSWERED, Measure.ACCOUNTS))
+
+    def _leave_unanswered(self, key: int, source: Source, session: int, event: SecurityEvent, now: float) -> None:
+        """Count one challenge that nobody answered, at the time when it was sent."""
+        since = source.unanswered.pop(session)
+        dialogue = source.dialogues.get(session) or Dialogue()
+        dialogue.is_counted = True
+        source.is_hurried |= dialogue.is_hurried
+        source.total += 1
+        account = UNKNOWN if event.service == "PJSIP" else dialogue.account or ""
+        self._note(key, event._replace(account=account), "unanswered", now)
+        source.note(Measure.UNANSWERED, since, is_proven=dialogue.is_proven)
+        if event.service == "SIP":
+            source.note(Measure.ACCOUNTS, now, is_proven=False, account=account)
 
     # Judging.
 
@@ -296,47 +353,63 @@ class Judge:
         self, key: int, source: Source, event: SecurityEvent, now: float, measures: Sequence[Measure]
     ) -> Sequence[Verdict]:
         is_trusted = self.trust.has(key, now)
-        excused: Alert | None = None
+        excused: Sequence[Verdict] = ()
         for measure in measures:
             for rule in self._rules[measure]:
-                if not self._is_met(rule, source, now, is_trusted):
+                limit = rule.limit
+                if is_trusted and measure is Measure.ACCOUNTS:
+                    # An office earns patience for its own people, not for an enumeration from its address.
+                    limit *= self.policy.trust_factor
+                if not _is_met(rule, source, limit, now):
                     continue
-                excuse = self._excuse(rule, source, event, now)
-                if excuse is None:
-                    return self._offender(key, source, rule, event, now, is_trusted)
-                excused = excuse
-        if excused is not None and self._is_news(excused, key):
-            return (excused,)
-        return ()
+                is_proven = source.proven is not None and _is_met(rule, source.proven, limit, now)
+                if (excuse := self._excuse(key, source, rule, event, now)) is not None:
+                    excused = excused or excuse
+                elif is_trusted and not (is_proven and measure in _NOT_COVERED):
+                    excused = excused or self._spare_trusted(key, source, rule, event, now, is_proven)
+                else:
+                    return self._offender(key, source, rule, event, now, is_trusted=is_trusted, is_proven=is_proven)
+        return excused
 
-    def _is_met(self, rule: Rule, source: Source, now: float, is_trusted: bool) -> bool:
-        limit = rule.limit
-        if is_trusted:
-            # An office earns patience for its own people, not for an enumeration from its address.
-            if rule.measure not in _NOT_COVERED:
-                return False
-            limit *= self.policy.trust_factor if rule.measure is Measure.ACCOUNTS else 1
-        reached = source.newest(rule.measure, limit)
-        return reached is not None and reached >= now - rule.find_time
-
-    def _excuse(self, rule: Rule, source: Source, event: SecurityEvent, now: float) -> Alert | None:
-        """Return the alert that takes the place of a ban where the trouble may be honest."""
+    def _excuse(
+        self, key: int, source: Source, rule: Rule, event: SecurityEvent, now: float
+    ) -> Sequence[Verdict] | None:
+        """Return what takes the place of a ban where the trouble may be honest; None if it may not."""
         begin = now - rule.find_time
+        if source.is_hurried:
+            return None
         if Unless.CARRIER in rule.unless and not source.has_password and is_calm_caller(source, rule.measure, begin):
-            return Alert(now, "unknown_carrier", event.source, event.account, quiet_reason(source, rule, now))
+            return self._alert("unknown_carrier", key, event, now, lambda: quiet_reason(source, rule, now))
         if Unless.PHONE in rule.unless and is_steady_phone(source):
-            return Alert(now, "broken_phone", event.source, event.account, phone_reason(source, event))
+            return self._alert("broken_phone", key, event, now, lambda: phone_reason(source, event))
         return None
 
-    def _offender(
-        self, key: int, source: Source, rule: Rule, event: SecurityEvent, now: float, is_trusted: bool
+    def _spare_trusted(
+        self, key: int, source: Source, rule: Rule, event: SecurityEvent, now: float, is_proven: bool
     ) -> Sequence[Verdict]:
-        spared = self._spared(key, source, rule, event, now, is_trusted)
-        if spared is not None:
-            return (spared,) if self._is_news(spared, key) else ()
+        """Return what takes the place of a ban for a source whose phones log in."""
+        return self._alert("trusted_offender", key, event, now, lambda: trusted_reason(source, rule, now, is_proven))
+
+    def _offender(
+        self,
+        key: int,
+        source: Source,
+        rule: Rule,
+        event: SecurityEvent,
+        now: float,
+        *,
+        is_trusted: bool,
+        is_proven: bool,
+    ) -> Sequence[Verdict]:
+        if (spared := self._spared.covering(event.source)) is not None:
+            return self._alert(
+                "allowed_offender", key, event, now, lambda: allowed_reason(source, rule, now, spared[1])
+            )
+        if not is_proven and not self._bans.take(now, self.policy.unproven_bans):
+            self.counters.held_back += 1
+            return self._alert("ban_ceiling", None, event, now, lambda: ceiling_reason(self.policy.unproven_bans))
         level, seconds = self.ladder.climb(key, now)
         network = source_network(event.source)
-        is_proven = event.is_proven
         ban = Ban(
             network=network,
             address=event.source,
@@ -353,64 +426,65 @@ class Judge:
         self.sources.remove(key)
         return (ban,)
 
-    def _spared(
-        self, key: int, source: Source, rule: Rule, event: SecurityEvent, now: float, is_trusted: bool
-    ) -> Alert | None:
-        """Return the alert that takes the place of a ban because of who the source is."""
-        what = window(source, rule, now)
-        if (allowed := self.allowed.overlapping(source_network(event.source))) is not None:
-            reason = f"{what}, but {allowed[0]} is never banned: {allowed[1]}"
-            return Alert(now, "allowed_offender", event.source, event.account, reason)
-        if is_trusted and not event.is_proven:
-            reason = f"{what}, but phones of ours log in from there and over UDP a stranger can forge its address"
-            return Alert(now, "trusted_offender", event.source, event.account, reason)
-        if not event.is_proven and not self._is_below_ceiling(now):
-            self.counters.held_back += 1
-            limit = self.policy.unproven_bans
-            reason = f"more than {limit} new bans a minute on evidence that forged UDP packets could make: held back"
-            return Alert(now, "ban_ceiling", None, "", reason)
-        return None
-
-    def _is_below_ceiling(self, now: float) -> bool:
-        """Take one of this minute's bans on unproven evidence, if one is left."""
-        minute = int(now // MINUTE)
-        if minute != self._ceiling_minute:
-            self._ceiling_minute, self._ceiling_used = minute, 0
-        self._ceiling_used += 1
-        return self._ceiling_used <= self.policy.unproven_bans
-
-    def _password_found(self, key: int, source: Source, event: SecurityEvent, now: float) -> Alert | None:
-        """Return an alarm where a source succeeds after many guesses: it has found a password, it earned no trust."""
+    def _has_found_password(self, key: int, source: Source, event: SecurityEvent, now: float) -> bool:
+        """Tell whether a source succeeds after many guesses: it has found a password, it earned no trust."""
         tried = source.guessed.get(event.account, 0)
-        if max(tried, len(source.guessed)) < FOUND_AFTER or event.service == "AMI" or is_steady_phone(source):
-            return None
-        if self.trust.covers(key, event.account, now):
-            return None
-        reason = (
-            f"{event.account!r} logged in after {tried} wrong passwords for it and tries on {len(source.guessed)} "
-            f"accounts from the same source. Change its password, and look at its calls"
-        )
-        return Alert(now, "password_found", event.source, event.account, reason)
-
-    def _is_news(self, alert: Alert, key: int) -> bool:
-        """Tell whether this was not said lately, and remember that it is said now."""
-        name = (alert.kind, key if alert.address is not None else 0)
-        last = self._alerted.get(name)
-        if last is not None and last > alert.at - ALERT_PAUSE:
+        accounts = sum(count > 0 for count in source.guessed.values())
+        if max(tried, accounts) < FOUND_AFTER or event.service == "AMI" or is_steady_phone(source):
             return False
-        self._alerted[name] = alert.at
+        return not self.trust.covers(key, event.account, now)
+
+    def _alert(
+        self, kind: str, key: int | None, event: SecurityEvent, now: float, reason: Callable[[], str]
+    ) -> Sequence[Verdict]:
+        """Raise an alert if it is news; without a key it is about nobody. A flood must not pay for words unsaid."""
+        name = (kind, key)
+        last = self._alerted.get(name)
+        if last is not None and last > now - ALERT_PAUSE:
+            return ()
+        may_be_forged = key is not None and kind not in _NOT_FORGED and not event.is_proven
+        if may_be_forged and not self._alerts.take(now, ALERTS_A_MINUTE):
+            self.counters.alerts_held_back += 1
+            return self._alert("alert_ceiling", None, event, now, lambda: alerts_reason(ALERTS_A_MINUTE))
+        self._alerted[name] = now
         self._alerted.move_to_end(name)
         if len(self._alerted) > MAX_ALERTS:
             self._alerted.popitem(last=False)
-        return True
+        if key is None:
+            return (Alert(now, kind, None, "", reason()),)
+        return (Alert(now, kind, event.source, event.account[:TEXT_LIMIT], reason()),)
 
     def why_never(self, address: IPAddress) -> str | None:
         """Return the words that say why this address is never banned, or None if it can be."""
-        found = self.allowed.overlapping(source_network(address))
-        return found[1] if found else None
+        found = self._spared.covering(address)
+        return found[1][1] if found else None
+
+
+class _Ceiling:
+    """So many a minute and no more."""
+
+    def __init__(self) -> None:
+        self._minute = 0
+        self._used = 0
+
+    def take(self, now: float, limit: int) -> bool:
+        """Take one of this minute's, if one is left."""
+        minute = int(now // MINUTE)
+        if minute != self._minute:
+            self._minute, self._used = minute, 0
+        self._used += 1
+        return self._used <= limit
+
+
+def _is_met(rule: Rule, windows: Windows, limit: int, now: float) -> bool:
+    reached = windows.newest(rule.measure, limit)
+    return reached is not None and reached >= now - rule.find_time
 
 
 _MEASURES: dict[Outcome, Measure] = {"guess": Measure.GUESSES, "ami": Measure.AMI}
 
 _NOT_COVERED = frozenset({Measure.ACCOUNTS, Measure.AMI, Measure.TRIPWIRE})
 """What trust does not excuse: enumerations, guessing at the manager, tripwires."""
+
+_NOT_FORGED = frozenset({"password_found"})
+"""Alerts that a forged packet can't raise, so that no ceiling holds them back."""

@@ -65,18 +65,15 @@ class Ledger:
         end = self._sources.get(key)
         if end is not None and end > now:
             return True
-        if self._networks:
-            found = self._networks.covering(address)
-            return found is not None and found[1] > now
-        return False
+        # A narrow ban that ended a moment ago must not hide a wider one.
+        return bool(self._networks) and any(end > now for _, end in self._networks.all_covering(address))
 
     def covering(self, address: IPAddress, now: float) -> IPNetwork | None:
         """Return the banned network that holds this address, or None."""
         end = self._sources.get(source_key(address))
         if end is not None and end > now:
             return key_network(source_key(address))
-        found = self._networks.covering(address)
-        return found[0] if found and found[1] > now else None
+        return next((network for network, end in self._networks.all_covering(address) if end > now), None)
 
     def touching(self, network: IPNetwork) -> list[IPNetwork]:
         """List the banned networks that share an address with this one."""

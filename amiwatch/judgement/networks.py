@@ -25,6 +25,9 @@ class NetworkTable(Generic[T]):
     def __len__(self) -> int:
         return sum(map(len, self._tables.values()))
 
+    def __bool__(self) -> bool:
+        return bool(self._tables)
+
     def __iter__(self) -> Iterator[tuple[IPNetwork, T]]:
         for table in self._tables.values():
             yield from table.values()
@@ -51,11 +54,14 @@ class NetworkTable(Generic[T]):
 
     def covering(self, address: IPAddress) -> tuple[IPNetwork, T] | None:
         """Return a network that holds the address, with its value, or None."""
+        return next(self.all_covering(address), None)
+
+    def all_covering(self, address: IPAddress) -> Iterator[tuple[IPNetwork, T]]:
+        """List the networks that hold the address, each with its value."""
         version, bits = address.version, int(address)
         for (family, shift), table in self._tables.items():
             if family == version and (found := table.get(bits >> shift)) is not None:
-                return found
-        return None
+                yield found
 
     def overlapping(self, network: IPNetwork) -> tuple[IPNetwork, T] | None:
         """Return a network that shares an address with this one, with its value, or None."""

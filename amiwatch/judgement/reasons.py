@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from amiwatch.judgement.rules import DAY, HOUR, MINUTE, Measure, Rule
 from amiwatch.judgement.sources import Source
-from amiwatch.judgement.values import SecurityEvent
+from amiwatch.judgement.values import IPNetwork, SecurityEvent
 
 NAMES_SHOWN = 5
 """Accounts named in a reason."""
@@ -40,7 +40,7 @@ def _amount(count: int, measure: Measure) -> str:
 
 
 def _names(source: Source) -> str:
-    names = list(dict.fromkeys([*source.accounts, *(event.account for event in source.evidence)]))
+    names = list(dict.fromkeys([*source.accounts, *source.guessed, *(event.account for event in source.evidence)]))
     names = [name for name in names if name != "<unknown>"]
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return ", ".join(repr(name[:40]) for name in names[:NAMES_SHOWN]) + more
@@ -80,4 +80,39 @@ def phone_reason(source: Source, event: SecurityEvent) -> str:
     return (
         f"{source.total} failures with the one account {event.account[:40]!r} at a steady pace: probably a phone with "
         f"an old password or a deleted account. Correct it at the phone, or ban the address by hand"
+    )
+
+
+def trusted_reason(source: Source, rule: Rule, now: float, is_proven: bool) -> str:
+    """Say why a source whose phones log in is not banned."""
+    why = (
+        "so it is not banned for failing with accounts that exist"
+        if is_proven
+        else "and over UDP a stranger can forge its address"
+    )
+    return f"{window(source, rule, now)} ({_names(source)}), but phones of ours log in from there, {why}"
+
+
+def allowed_reason(source: Source, rule: Rule, now: float, allowed: tuple[IPNetwork, str]) -> str:
+    """Say why a source is never banned."""
+    return f"{window(source, rule, now)}, but {allowed[0]} is never banned: {allowed[1]}"
+
+
+def ceiling_reason(limit: int) -> str:
+    """Say that bans are held back."""
+    return f"more than {limit} new bans a minute on evidence that forged UDP packets could make: held back"
+
+
+def alerts_reason(limit: int) -> str:
+    """Say that alerts are held back."""
+    return f"more than {limit} new alerts a minute on evidence that forged UDP packets could make: held back"
+
+
+def found_reason(source: Source, event: SecurityEvent) -> str:
+    """Say that a source seems to have found a password, and what to do."""
+    tried = source.guessed.get(event.account, 0)
+    accounts = sum(count > 0 for count in source.guessed.values())
+    return (
+        f"{event.account[:40]!r} logged in after {tried} wrong passwords for it and tries on {accounts} accounts from "
+        f"the same source. Change its password, and look at its calls"
     )

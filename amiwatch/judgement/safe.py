@@ -24,6 +24,9 @@ ALWAYS: dict[IPNetwork, str] = {
         # All neighbours share fe80::/64, so a ban by /64 would cut off the router.
         "fe80::/10": "a neighbour on the same link",
         "169.254.0.0/16": "a neighbour on the same link",
+        # Behind a translator all of IPv4 shares one /64.
+        "64:ff9b::/96": "translated IPv4 (RFC 6052)",
+        "64:ff9b:1::/48": "translated IPv4 (RFC 8215)",
     }.items()
 }
 

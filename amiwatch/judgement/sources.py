@@ -4,16 +4,18 @@ What is remembered of each source: its dialogues, its attempts, its accounts.
 Rule 1: windows are exact. Only the newest ``HISTORY`` attempts are kept, which is more than any limit, so "at least N
 in this window" is one look at the Nth newest.
 
-Rule 2: memory is bounded whatever arrives. UDP sources can be invented; one seen once is the first to be forgotten.
+Rule 2: memory is bounded whatever arrives: the sources, what each of them holds, and the sum over all. UDP sources can
+be invented; one seen once is the first to be forgotten.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import islice
 
 from amiwatch.judgement.rules import Measure
-from amiwatch.judgement.values import Evidence, IPAddress, SecurityEvent
+from amiwatch.judgement.values import TEXT_LIMIT, Evidence, IPAddress, SecurityEvent
 
 HISTORY = 96
 """Attempts and accounts kept for one source: more than the largest limit times the trust factor."""
@@ -24,77 +26,181 @@ MAX_DIALOGUES = 256
 MAX_EVIDENCE = 8
 """Events kept for one source, the first half of them and the newest."""
 
-REPEATS = 11
-"""How often one request is sent at most (RFC 3261 17.1.2.2, timers E and F): more is another attempt."""
+REPEATS = 12
+"""A request is sent 11 times at most (RFC 3261 17.1.2.2, timers E and F) and then once with an answer: what is repeated
+more often is another attempt."""
+
+REPEAT_TIME = 32.0
+"""How long a request is repeated, in seconds (RFC 3261 17.1.2.2, timer F: 64 times 0.5 s): later is another attempt."""
 
 GUESSES_KEPT = 4
 """Passwords remembered of one dialogue to know a retransmission, which comes soon."""
 
+PAIRS_OPEN = 2
+"""Events of one dialogue that may wait for their companion: under load two repetitions were seen to interleave."""
+
+MAX_BYTES = 256 * 2**20
+"""What all sources may hold together, in bytes by ``Source.size``: a source that the ceiling of bans spares, or that
+is never banned, grows to 60 kB, and a forger can invent any number of those."""
+
 
 class Dialogue:
-    """One SIP dialogue (or one AMI session) as far as it went: what was already counted of it."""
+    """
+    One SIP dialogue as far as it went: what was already counted of it.
 
-    __slots__ = ("account", "asked_at", "guesses", "is_counted", "repeats")
+    An unknown account raises two events for each request: one that names it (InvalidAccountID, FailedACL) and a
+    companion for ``<unknown>`` (ChallengeSent, ChallengeResponseFailed); mostly in this order, a few ms apart.
+    """
+
+    __slots__ = (
+        "account",
+        "asked_at",
+        "began",
+        "guesses",
+        "is_counted",
+        "is_hurried",
+        "is_owed",
+        "is_proven",
+        "named",
+        "repeats",
+    )
 
     def __init__(self) -> None:
         self.account: str | None = None
+        self.began = 0.0
+        """When the request for ``account`` was first seen."""
         self.asked_at = 0.0
         """When a challenge for ``<unknown>`` went out that was not answered yet; 0 if there is none."""
         self.guesses: tuple[int, ...] = ()
         self.is_counted = False
+        self.is_hurried = False
+        """Whether something came more often than retransmissions explain."""
+        self.is_proven = False
+        """Whether the open challenge went to a proven address."""
+        self.named = 0
+        """Events that named an account and whose companion is still to come."""
+        self.is_owed = False
+        """Whether a companion came first and was counted, so that the event with the name counts no more."""
         self.repeats = 0
 
     def is_new_guess(self, guess: int) -> bool:
         """Tell whether this password was not tried in this dialogue lately, and remember it."""
         if guess in self.guesses:
-            return False
+            return self._is_too_often()
         self.guesses = (*self.guesses[1 - GUESSES_KEPT :], guess)
+        self.asked_at, self.repeats = 0.0, 0
         return True
 
-    def is_new_request(self, account: str) -> bool:
+    def is_new_request(self, account: str, now: float) -> bool:
         """Tell whether an unauthenticated request is an attempt of its own, and not a repetition."""
-        if self.account == account:
-            self.repeats += 1
-            return self.repeats % REPEATS == 0
-        self.account = account
+        if self.account == account and now <= self.began + REPEAT_TIME:
+            return self._is_too_often()
+        self.account, self.began, self.repeats = account, now, 0
+        self.guesses = ()  # the first password that follows belongs to this request
+        return True
+
+    def is_new_challenge(self, now: float) -> bool:
+        """Tell whether a challenge for ``<unknown>`` is one of its own, and not a repetition."""
+        if self.asked_at and now <= self.asked_at + REPEAT_TIME:
+            return self._is_too_often()
+        self.asked_at, self.repeats = now, 0
+        return True
+
+    def expect_companion(self) -> None:
+        self.named = min(self.named + 1, PAIRS_OPEN)
+
+    def is_companion(self) -> bool:
+        """Tell whether an event for ``<unknown>`` belongs to one that named its account before."""
+        if not self.named:
+            return False
+        self.named -= 1
+        return True
+
+    def _is_too_often(self) -> bool:
+        self.repeats += 1
+        if self.repeats % REPEATS:
+            return False
+        self.is_hurried = True
         return True
 
 
-class Source:
-    """All that is known of one source."""
+class Windows:
+    """Times of attempts by measure, and accounts with the time of their last try: the newest ``HISTORY`` of each."""
 
-    __slots__ = (
-        "accounts",
-        "address",
-        "dialogues",
-        "evidence",
-        "first_at",
-        "guessed",
-        "has_password",
-        "has_unproven",
-        "times",
-        "total",
-        "unanswered",
-    )
+    __slots__ = ("accounts", "times")
 
-    def __init__(self, address: IPAddress, now: float) -> None:
-        self.address = address
-        self.first_at = now
-        self.has_password = False
-        """Whether it ever tried a password."""
-        self.has_unproven = False
-        """Whether any of its attempts could have been made by a forged packet."""
-        self.total = 0
-        """Attempts since it is watched."""
+    def __init__(self) -> None:
         self.times: list[list[float] | None] = [None] * len(Measure)
         self.accounts: dict[str, float] = {}
         """Accounts that don't exist → when tried last, in that order."""
+
+    def count(self, measure: Measure, at: float) -> None:
+        """Note one more of this measure."""
+        times = self.times[measure]
+        if times is None:
+            times = self.times[measure] = []
+        times.append(at)
+        if len(times) > 2 * HISTORY:
+            del times[:HISTORY]
+
+    def note_account(self, account: str, at: float) -> None:
+        """Note that this account, which doesn't exist, was tried."""
+        self.accounts.pop(account, None)
+        self.accounts[account] = at
+        if len(self.accounts) > HISTORY:
+            del self.accounts[next(iter(self.accounts))]
+
+    def newest(self, measure: Measure, limit: int) -> float | None:
+        """Return when the ``limit``-th newest of this measure was; None if there were fewer."""
+        if measure is Measure.ACCOUNTS:
+            return next(islice(reversed(self.accounts.values()), limit - 1, None), None)
+        times = self.times[measure] or ()
+        return times[-limit] if len(times) >= limit else None
+
+    def since(self, measure: Measure, begin: float) -> list[float]:
+        """Return the times of this measure from ``begin`` on."""
+        times = self.accounts.values() if measure is Measure.ACCOUNTS else self.times[measure] or ()
+        return [at for at in times if at >= begin]
+
+
+class Source(Windows):
+    """All that is known of one source."""
+
+    __slots__ = (
+        "address",
+        "dialogues",
+        "evidence",
+        "guessed",
+        "has_password",
+        "is_hurried",
+        "last_at",
+        "proven",
+        "total",
+        "unanswered",
+        "weight",
+    )
+
+    def __init__(self, address: IPAddress, now: float) -> None:
+        super().__init__()
+        self.address = address
+        self.last_at = now
+        """When it was heard of last."""
+        self.proven: Windows | None = None
+        """The part of its attempts that no forged packet could have made."""
+        self.has_password = False
+        """Whether it ever tried a password."""
+        self.is_hurried = False
+        """Whether it ever sent more in one dialogue than retransmissions explain: neither phone nor monitor does."""
+        self.total = 0
+        """Attempts since it is watched."""
         self.guessed: dict[str, int] = {}
-        """Existing accounts → passwords tried on each."""
+        """Existing accounts → passwords tried on each; 0 for one that an ACL refused."""
         self.dialogues: dict[int, Dialogue] = {}
         self.unanswered: dict[int, float] = {}
         """Dialogues with an open challenge for ``<unknown>`` → since when."""
         self.evidence: list[SecurityEvent] = []
+        self.weight = 0
+        """``size`` as the table has it."""
 
     def dialogue(self, session: str) -> Dialogue:
         """Return the dialogue of this SessionID, a new one if it is not known."""
@@ -106,47 +212,25 @@ class Source:
             found = self.dialogues[key] = Dialogue()
         return found
 
-    def count(self, measure: Measure, now: float) -> None:
-        """Note one more of this measure."""
-        times = self.times[measure]
-        if times is None:
-            times = self.times[measure] = []
-        times.append(now)
-        if len(times) > 2 * HISTORY:
-            del times[:HISTORY]
+    def note(self, measure: Measure, at: float, *, is_proven: bool, account: str = "") -> None:
+        """Note one more of this measure; ``account`` is the one that ``Measure.ACCOUNTS`` is about."""
+        for windows in (self, self._proven()) if is_proven else (self,):
+            if measure is Measure.ACCOUNTS:
+                windows.note_account(account[:TEXT_LIMIT], at)
+            else:
+                windows.count(measure, at)
 
-    def note_account(self, account: str, now: float) -> None:
-        """Note that this account, which doesn't exist, was tried."""
-        self.accounts.pop(account, None)
-        self.accounts[account] = now
-        if len(self.accounts) > HISTORY:
-            del self.accounts[next(iter(self.accounts))]
-
-    def note_guess(self, account: str) -> None:
-        """Note that another password was tried on this account, which exists."""
-        self.guessed[account] = self.guessed.get(account, 0) + 1
+    def note_guess(self, account: str, passwords: int = 1) -> None:
+        """Note that so many passwords were tried on this account, which exists."""
+        account = account[:TEXT_LIMIT]
+        self.guessed[account] = self.guessed.get(account, 0) + passwords
         if len(self.guessed) > HISTORY:
             del self.guessed[next(iter(self.guessed))]
 
-    def newest(self, measure: Measure, limit: int) -> float | None:
-        """Return when the ``limit``-th newest of this measure was; None if there were fewer."""
-        if measure is Measure.ACCOUNTS:
-            if len(self.accounts) < limit:
-                return None
-            times = list(self.accounts.values())
-        else:
-            times = self.times[measure] or []
-            if len(times) < limit:
-                return None
-        return times[-limit]
-
-    def since(self, measure: Measure, begin: float) -> list[float]:
-        """Return the times of this measure from ``begin`` on."""
-        times = list(self.accounts.values()) if measure is Measure.ACCOUNTS else self.times[measure] or []
-        return [at for at in times if at >= begin]
-
     def keep(self, event: SecurityEvent) -> None:
         """Keep an event as evidence: the first ones and the newest ones."""
+        if len(event.session) > TEXT_LIMIT or len(event.account) > TEXT_LIMIT:
+            event = event._replace(session=event.session[:TEXT_LIMIT], account=event.account[:TEXT_LIMIT])
         if len(self.evidence) >= MAX_EVIDENCE:
             del self.evidence[MAX_EVIDENCE // 2]
         self.evidence.append(event)
@@ -155,17 +239,30 @@ class Source:
         """Return the kept events in the form in which a ban carries them."""
         return tuple(map(Evidence.of, self.evidence))
 
+    def size(self) -> int:
+        """Estimate the bytes that it holds, a little too high (measured with ``python -m bench.judgement``)."""
+        accounts = len(self.accounts) + len(self.guessed) + (len(self.proven.accounts) if self.proven else 0)
+        return 1000 + 250 * len(self.dialogues) + 160 * accounts + 700 * len(self.evidence) + 100 * len(self.unanswered)
+
+    def _proven(self) -> Windows:
+        if self.proven is None:
+            self.proven = Windows()
+        return self.proven
+
 
 class SourceTable:
     """
-    The watched sources, at most ``limit`` of them.
+    The watched sources, at most ``limit`` of them and ``MAX_BYTES`` in all.
 
     Two generations: *newcomers* made one attempt, *suspects* more. When there are too many, the newcomer longest quiet
     goes first, so a flood of invented sources pushes out its own kind and not the scanner who comes again.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, max_bytes: int = MAX_BYTES) -> None:
         self.limit = limit
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        """What all sources hold, by ``Source.size``."""
         self.forgotten = 0
         """Sources given up because there were too many."""
         # Ordered dictionaries: finding the first key of a plain one takes longer with each key deleted before it.
@@ -184,28 +281,40 @@ class SourceTable:
 
     def add(self, key: int, source: Source) -> None:
         self._newcomers[key] = source
-        if len(self) > self.limit:
-            # Suspects may fill nine tenths; with fewer newcomers than that, the suspect longest quiet goes.
-            crowd = self._newcomers if len(self._newcomers) * 10 >= self.limit else self._suspects
-            crowd.popitem(last=False)
-            self.forgotten += 1
+        while len(self) > self.limit:
+            self._give_up()
+
+    def weigh(self, source: Source) -> None:
+        """Take notice that a source of the table grew; it may be the one that has to go."""
+        size = source.size()
+        self.bytes += size - source.weight
+        source.weight = size
+        while self.bytes > self.max_bytes:
+            self._give_up()
 
     def touch(self, key: int, source: Source) -> None:
         """Move a source that made another attempt to the fresh end of the suspects."""
-        self._newcomers.pop(key, None)
-        self._suspects[key] = source
-        self._suspects.move_to_end(key)
+        if self._newcomers.pop(key, None) is not None or key in self._suspects:
+            self._suspects[key] = source
+            self._suspects.move_to_end(key)
 
     def remove(self, key: int) -> None:
-        self._newcomers.pop(key, None)
-        self._suspects.pop(key, None)
+        source = self._newcomers.pop(key, None) or self._suspects.pop(key, None)
+        if source is not None:
+            self.bytes -= source.weight
 
     def expire(self, before: float, at_most: int) -> None:
         """Forget sources whose last attempt is older than every window, a few at a time."""
         for crowd in (self._newcomers, self._suspects):
             for _ in range(min(at_most, len(crowd))):
-                key = next(iter(crowd))
-                times = crowd[key].times[Measure.ATTEMPTS]
-                if (times[-1] if times else crowd[key].first_at) >= before:
+                key, source = next(iter(crowd.items()))
+                if source.last_at >= before:
                     break
-                del crowd[key]
+                self.remove(key)
+
+    def _give_up(self) -> None:
+        # Suspects may fill nine tenths; with fewer newcomers than that, the suspect longest quiet goes.
+        is_crowded = len(self._newcomers) * 10 >= min(self.limit, len(self))
+        _, source = (self._newcomers if is_crowded else self._suspects).popitem(last=False)
+        self.bytes -= source.weight
+        self.forgotten += 1

@@ -16,6 +16,10 @@ from amiwatch.judgement.sources import Source
 CALM_PACE = 1.0
 """Attempts a second that a carrier or a monitor stays under; scanners send 20 to 150."""
 
+MONITOR_PAUSE = 4.0
+"""Shortest pause, in seconds, of a monitor that never answers a challenge. Challenges for ``<unknown>`` without an
+account are raised only below 5 requests in 5 s, so a scanner that hides among them sends up to one in 1.25 s."""
+
 CALLER_DIGITS = 7
 """Fewest digits of a caller's number; the extensions that scanners try are shorter."""
 
@@ -38,12 +42,12 @@ def is_calm_caller(source: Source, measure: Measure, begin: float) -> bool:
     """Tell whether this may be a carrier or a monitor: one account or callers' numbers, at a calm pace."""
     if measure is Measure.UNANSWERED:
         # Challenges for <unknown> tell no account: only a clock's regularity speaks for a monitor.
-        return is_steady(source.times[Measure.UNANSWERED] or [], pause=1 / CALM_PACE)
-    names = [name for name, at in source.accounts.items() if at >= begin]
-    if len(names) > 1 and not all(map(_CALLER.fullmatch, names)):
-        return False
+        return is_steady(source.times[Measure.UNANSWERED] or [], pause=MONITOR_PAUSE)
     times = (source.times[Measure.ATTEMPTS] or [])[-PACE_SAMPLES:]
-    return len(times) > 1 and (len(times) - 1) / max(times[-1] - times[0], 0.001) <= CALM_PACE
+    if len(times) < 2 or (len(times) - 1) / max(times[-1] - times[0], 0.001) > CALM_PACE:
+        return False
+    names = [*(name for name, at in source.accounts.items() if at >= begin), *source.guessed]
+    return len(names) < 2 or all(map(_CALLER.fullmatch, names))
 
 
 def is_steady_phone(source: Source) -> bool:

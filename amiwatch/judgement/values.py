@@ -64,8 +64,8 @@ class SecurityEvent(NamedTuple):
 
     @property
     def is_proven(self) -> bool:
-        """Tell whether the source address survived a handshake."""
-        return self.service == "AMI" or self.transport in PROVEN_TRANSPORTS
+        """Tell whether the source address survived a handshake; chan_sip's never did (an attacker names it in Via)."""
+        return self.service == "AMI" or (self.transport in PROVEN_TRANSPORTS and self.service != "SIP")
 
 
 @dataclass(frozen=True, slots=True)
