@@ -1,6 +1,6 @@
 """From what people write to values. Whatever is wrong raises ValueError with a sentence that says what to write."""
 
-from __future__ import annotations
+# No postponed annotations: pydantic before 2.10 looks for those of Allowlist where it is used, not where it stands.
 
 import json
 import re
