@@ -33,6 +33,7 @@ from amiwatch.store.records import (
     AllowEntry,
     AttemptRecord,
     BanRecord,
+    EventRecord,
     GapRecord,
     LinkRecord,
     OffenderRecord,
@@ -41,6 +42,7 @@ from amiwatch.store.records import (
     StoredBan,
     StoredOffender,
     StoredTrust,
+    TriedRecord,
     counted_network,
     covering_keys,
     evidence_from,
@@ -78,7 +80,7 @@ OPEN = "ended_at IS NULL AND (until IS NULL OR until > :now)"
 
 
 class Reader:
-    """A read-only connection. Not for several threads at once; each may have its own."""
+    """A read-only connection. Threads may share it, one at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -173,6 +175,43 @@ class Reader:
         where.add_within(None if within is None else counted_network(within))
         return self._list(AlertRecord, "alerts", where, after, limit)
 
+    def events(
+        self,
+        *,
+        since: float = 0.0,
+        within: IPNetwork | None = None,
+        account: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[EventRecord]:
+        """List attempts and alerts together, those last seen first; ``within`` as for ``attempts``."""
+        where = _Where()
+        where.add("last_at >= :since", since=since)
+        where.add_within(None if within is None else counted_network(within))
+        if account is not None:
+            where.add("account = :account", account=account)
+        with_index = _Where()
+        with_index.conditions += where.conditions
+        with_index.add("bucket >= :bucket", bucket=since // ATTEMPT_BUCKET * ATTEMPT_BUCKET)
+        sql = f"""
+            SELECT 'attempt', first_at, last_at, attempts, pbx, outcome, address, account, service, transport, ''
+              FROM attempts {with_index}
+            UNION ALL
+            SELECT 'alert', at, last_at, times, pbx, kind, address, account, '', '', reason FROM alerts {where}
+             ORDER BY 3 DESC LIMIT :limit
+        """  # noqa: S608 - texts of ours
+        parameters = {**where.parameters, **with_index.parameters, "limit": -1 if limit is None else limit}
+        return self._rows(EventRecord, sql, parameters)
+
+    def accounts_tried(self, network: IPNetwork, *, limit: int) -> list[TriedRecord]:
+        """Return the accounts that a source tried, the most tried first; ``network`` as for ``attempts``."""
+        where = _Where()
+        where.add_within(counted_network(network))
+        sql = f"""
+            SELECT account, outcome, sum(attempts), min(first_at), max(last_at) FROM attempts {where}
+             GROUP BY account, outcome ORDER BY 3 DESC, 5 DESC LIMIT :limit
+        """  # noqa: S608 - texts of ours
+        return list(self._rows(TriedRecord, sql, {**where.parameters, "limit": limit}))
+
     def links(self, *, pbx: str | None = None, limit: int | None = None) -> Iterator[LinkRecord]:
         """List the changes of AMI links."""
         return self._list(LinkRecord, "links", _of_pbx(pbx), None, limit)
@@ -210,14 +249,18 @@ class Reader:
 
     # ── for the daemon ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def stored_bans(self, now: float) -> list[StoredBan]:
-        """Return the open bans as values, in no order."""
-        sql = f"SELECT sort_key, at, until, level, rule, is_enforced FROM bans WHERE {OPEN}"  # noqa: S608
-        rows = self._fetch(sql, {"now": now})
-        return [
-            StoredBan(key_network(key), at, until, level, rule, is_enforced == 1)
-            for key, at, until, level, rule, is_enforced in rows
-        ]
+    def stored_bans(self, now: float, rows: int) -> Iterator[list[StoredBan]]:
+        """Yield the open bans as values, so many at a time, the soonest to end first."""
+        columns = "sort_key, at, until, level, rule, is_enforced"
+        # Without statistics SQLite would take an index that lacks these columns, and read every row of the table.
+        sql = f"SELECT {columns} FROM bans INDEXED BY bans_open_until WHERE {OPEN}"  # noqa: S608 - texts of ours
+        with schema.translated(self.path):
+            cursor = self._db.execute(sql, {"now": now})
+            while found := cursor.fetchmany(rows):
+                yield [
+                    StoredBan(key_network(key), at, until, level, rule, is_enforced == 1)
+                    for key, at, until, level, rule, is_enforced in found
+                ]
 
     def stored_offenders(self, since: float) -> list[StoredOffender]:
         """Return the networks banned since then."""
@@ -329,7 +372,7 @@ def _open_unmerged(path: Path) -> sqlite3.Connection:
 
 def _open(path: Path, how: str) -> sqlite3.Connection:
     uri = f"file:{quote(str(path.absolute()))}?{how}"
-    db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=READ_TIMEOUT)
+    db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=READ_TIMEOUT, check_same_thread=False)
     try:
         schema.require_version(db, path)
     except BaseException:

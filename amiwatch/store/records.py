@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple
 
@@ -190,6 +190,35 @@ class AlertRecord(NamedTuple):
     reason: str
 
 
+class EventRecord(NamedTuple):
+    """A sum of attempts, or an alert."""
+
+    type: str
+    """``attempt`` or ``alert``."""
+    at: float
+    last_at: float
+    times: int
+    pbx: str
+    what: str
+    """The outcome of the attempts, or the kind of the alert."""
+    address: str | None
+    account: str
+    service: str
+    transport: str
+    reason: str
+    """Of an alert."""
+
+
+class TriedRecord(NamedTuple):
+    """An account that a source tried, with all attempts of one outcome."""
+
+    account: str
+    outcome: str
+    attempts: int
+    first_at: float
+    last_at: float
+
+
 class LinkRecord(NamedTuple):
     """A change of an AMI link."""
 
@@ -283,11 +312,14 @@ def bounded(text: str, limit: int = TEXT_LIMIT) -> str:
     return text[:limit].encode("utf-8", "replace").decode()
 
 
+EVIDENCE_FIELDS = tuple(field.name for field in fields(Evidence))
+
+
 def evidence_json(events: list[Evidence]) -> str:
     """Write the evidence of a ban; its first half and its last are kept where there is too much."""
     if len(events) > MAX_EVIDENCE:
         events = events[: MAX_EVIDENCE // 2] + events[-MAX_EVIDENCE // 2 :]
-    return json.dumps([asdict(event) for event in events])
+    return json.dumps([{name: getattr(event, name) for name in EVIDENCE_FIELDS} for event in events])
 
 
 def evidence_from(text: str) -> list[Evidence]:

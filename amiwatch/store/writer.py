@@ -74,6 +74,9 @@ MAX_ATTEMPT_ROWS = 1_000_000
 STEP_ROWS = 5000
 """Rows deleted in one transaction: 0.1-0.25 s at worst, so that bans are written in between."""
 
+CHUNK_ROWS = 5000
+"""Bans read in one go at start: 20 ms in which the event loop shares the interpreter with the reading thread."""
+
 FIRST_RETRY = 0.25
 LAST_RETRY = 10.0
 """Seconds before a failed batch is tried again: doubled each time."""
@@ -320,7 +323,23 @@ class Store:
 
     async def active_bans(self, now: float) -> list[StoredBan]:
         """Return the bans that have not ended (observed ones too), in any order. Raises StoreError."""
-        return await self._read(lambda reader: reader.stored_bans(now))
+        return [ban async for chunk in self.active_ban_chunks(now) for ban in chunk]
+
+    async def active_ban_chunks(self, now: float, *, rows: int = CHUNK_ROWS) -> AsyncIterator[list[StoredBan]]:
+        """
+        Yield the bans that have not ended, so many at a time: a million at once would take 700 MB.
+
+        Raises StoreError. Where the file turns out to be damaged, it is replaced and the listing ends.
+        """
+        self._connected()
+        inode = self._inode
+        try:
+            with await asyncio.to_thread(Reader, self.path) as reader:
+                chunks = reader.stored_bans(now, rows)
+                while chunk := await asyncio.to_thread(next, chunks, None):
+                    yield chunk
+        except StoreCorrupt as error:
+            await self._begin_anew(error, inode)
 
     async def offenders(self, since: float = 0.0) -> list[StoredOffender]:
         """Return every network banned since then, with its rung. Raises StoreError."""
