@@ -7,7 +7,6 @@ Rule: every change is a row of ``requests`` first, so the audit has it, whoever 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import pwd
 import sys
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from amiwatch.cli.text import visible
+from amiwatch.cli.text import say_warnings, visible
 from amiwatch.errors import AmiwatchError, FirewallPermission, Refusal, StillWaiting
 from amiwatch.store import requests, schema
 from amiwatch.store.reader import Reader
@@ -68,7 +67,7 @@ def carry_out(
 def _do_it(settings: Settings, request_id: int) -> None:
     from amiwatch.daemon.watch import Daemon
 
-    logging.basicConfig(level=logging.WARNING, format="amiwatch: %(message)s")
+    say_warnings()
     try:
         asyncio.run(Daemon(settings).attend_once())
     except FirewallPermission:

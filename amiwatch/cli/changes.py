@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import suppress
 from itertools import islice
 from typing import Annotated
@@ -10,11 +11,19 @@ from typing import Annotated
 import typer
 
 from amiwatch.cli.asking import PATIENT_TIME, carry_out
+from amiwatch.cli.bans import open_networks
 from amiwatch.cli.call import Call, Comment, network, seconds
+from amiwatch.cli.listing import AsCsv, AsJson, Form, Listing, form
+from amiwatch.cli.text import compact, iso, short
 from amiwatch.errors import AmiwatchError, UsageError
+from amiwatch.store.reader import Reader
+from amiwatch.store.records import AllowEntry
 
 COMPLETIONS = 100
 """Networks offered for completion: more nobody reads."""
+
+NAMES_TIME = 15.0
+"""Seconds to wait for a change of the allowlist: its names are looked up, and a name server may be silent."""
 
 EVER = ("ever", "forever", "for ever")
 
@@ -39,16 +48,22 @@ def ban(
     comment: Comment = "",
 ) -> None:
     """Ban an address or a network by hand."""
-    wanted, time = network(target), _duration(duration)
-    carry_out(context.obj.settings(), "ban", str(wanted), duration=time, comment=comment)
+    wanted, how_long = network(target), _duration(duration)
+    carry_out(context.obj.settings(), "ban", str(wanted), duration=how_long, comment=comment)
 
 
 def complete_banned(incomplete: str) -> list[str]:
     """Offer the banned networks; nothing at all where the settings or the database can't be read."""
-    from amiwatch.cli.bans import open_networks
-
     with suppress(AmiwatchError):
         return list(islice(open_networks(Call().settings().database, incomplete), COMPLETIONS))
+    return []
+
+
+def complete_allowed(incomplete: str) -> list[str]:
+    """Offer what is on the allowlist, as ``complete_banned`` does."""
+    with suppress(AmiwatchError), Reader(Call().settings().database) as reader:
+        found = [entry.target for entry in reader.allowlist(time.time()) if entry.target.startswith(incomplete)]
+        return found[:COMPLETIONS]
     return []
 
 
@@ -81,4 +96,81 @@ def confirm(question: str, *, is_sure: bool) -> None:
     typer.confirm(question, abort=True)
 
 
-__all__ = ["ban", "unban"]
+def allow(
+    context: typer.Context,
+    target: Annotated[str, typer.Argument(metavar="[ADDRESS|NETWORK|NAME]", help="Who is never banned.")] = "",
+    is_list: Annotated[bool, typer.Option("--list", "-l", help="List who was allowed by this command.")] = False,
+    duration: Annotated[
+        str | None, typer.Option("--for", metavar="DURATION", help="8h, 30d; otherwise for ever.")
+    ] = None,
+    comment: Comment = "",
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
+    """Never ban an address, a network or a DNS name, and lift its bans at once."""
+    if is_list == bool(target):
+        raise UsageError("say whom to allow, or --list.")
+    if is_list:
+        _list_allowed(context, form(as_json=as_json, as_csv=as_csv))
+        return
+    wanted, how_long = _network_or_name(target), _duration(duration)
+    carry_out(context.obj.settings(), "allow", wanted, duration=how_long or None, comment=comment, patience=NAMES_TIME)
+
+
+def disallow(
+    context: typer.Context,
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="ADDRESS|NETWORK|NAME", help="As 'allow --list' shows it.", autocompletion=complete_allowed
+        ),
+    ],
+) -> None:
+    """Take back an `allow`: judge it like everybody else."""
+    carry_out(context.obj.settings(), "disallow", _network_or_name(target), patience=NAMES_TIME)
+
+
+def forget(
+    context: typer.Context,
+    target: Annotated[str, typer.Argument(metavar="[ADDRESS|NETWORK]", help="Everything about this.")] = "",
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", metavar="DURATION", help="30d; otherwise as the setting says.")
+    ] = None,
+) -> None:
+    """Delete what is known of a network, or what is old. Bans that last are kept."""
+    if target and older_than:
+        raise UsageError("say a target or --older-than, not both.")
+    wanted = str(network(target)) if target else ""
+    age = seconds(older_than) if older_than else None
+    carry_out(context.obj.settings(), "forget", wanted, duration=age, patience=PATIENT_TIME)
+
+
+def _network_or_name(text: str) -> str:
+    from amiwatch.config.texts import network_or_name
+
+    try:
+        return str(network_or_name(text.strip()))
+    except ValueError as error:
+        raise UsageError(f"{error}.") from None
+
+
+def _list_allowed(context: typer.Context, shape: Form) -> None:
+    now = time.time()
+    with Reader(context.obj.settings().database) as reader:
+        _allowed_listing(now).show(reader.allowlist(now), shape)
+
+
+def _allowed_listing(now: float) -> Listing[AllowEntry]:
+    return Listing(
+        heads=("TARGET", "SINCE", "LEFT", "BY", "COMMENT"),
+        cells=lambda entry: (
+            entry.target,
+            short(entry.at, now),
+            "for ever" if entry.until is None else compact(entry.until - now),
+            entry.added_by,
+            entry.comment,
+        ),
+        fields=("target", "since", "until", "by", "comment"),
+        values=lambda entry: (entry.target, iso(entry.at), iso(entry.until), entry.added_by, entry.comment),
+        nothing="Nobody was allowed by hand; the setting AMIWATCH_ALLOWLIST is not listed here.",
+    )

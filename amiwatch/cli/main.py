@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from amiwatch import __version__
-from amiwatch.cli import bans, changes, running, status
+from amiwatch.cli import bans, changes, check, events, firewall, running, status, why
 from amiwatch.cli.call import Call
 from amiwatch.cli.text import complain
 from amiwatch.errors import AmiwatchError
@@ -70,10 +70,17 @@ def program(
 
 
 app.command()(running.run)
+app.command()(check.check)
 app.command()(status.status)
 app.command()(bans.bans)
+app.command()(why.why)
+app.command()(events.events)
 app.command()(changes.ban)
 app.command()(changes.unban)
+app.command()(changes.allow)
+app.command()(changes.disallow)
+app.add_typer(firewall.app, name="firewall")
+app.command()(changes.forget)
 
 
 if find_spec("amiwatch.demo") is not None:

@@ -8,6 +8,7 @@ Rule 2: people see local time, machines ISO 8601 in UTC.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -67,3 +68,8 @@ def complain(sentence: str) -> None:
     """Say on standard error what went wrong, one line for each line of it."""
     for line in sentence.splitlines():
         typer.echo(f"amiwatch: {visible(line)}", err=True)
+
+
+def say_warnings() -> None:
+    """Let the warnings of what a command calls be seen, in the form of its own sentences."""
+    logging.basicConfig(level=logging.WARNING, format="amiwatch: %(message)s")

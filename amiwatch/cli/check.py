@@ -1,0 +1,329 @@
+"""
+``amiwatch check``: what is right, what is wrong, and what to do; one line for each.
+
+Rule: nothing is changed. What can't be looked at for lack of rights is said, and is no fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from amiwatch.cli.asking import is_alive
+from amiwatch.cli.text import counted, iso, strong, visible
+from amiwatch.errors import AmiError, ConfigurationError, FirewallError, FirewallPermission, StoreError
+from amiwatch.store import schema
+from amiwatch.store.reader import Reader
+
+if TYPE_CHECKING:
+    from amiwatch.ami.client import ProbeResult
+    from amiwatch.config import AmiSettings, Settings
+
+CAP_NET_ADMIN = 12
+"""Its bit in /proc/self/status (capabilities(7))."""
+
+TIME_ERROR = 5
+"""What adjtimex(2) returns for a clock that nothing keeps right."""
+
+TIMEX_SIZE = 256
+"""Bytes for ``struct timex`` (208 on 64-bit machines); all zero only asks."""
+
+OLD_PJPROJECT = {13: "every release", 16: "before 16.26", 18: "before 18.12", 19: "before 19.4"}
+"""Releases of Asterisk whose bundled pjproject (before 2.12) lets strangers forge whole events (Asterisk facts)."""
+
+
+class Mark(Enum):
+    """How a finding is."""
+
+    GOOD = ("✓", "green")
+    DOUBT = ("!", "yellow")
+    BAD = ("✗", "red")
+
+
+class Finding(NamedTuple):
+    """One line."""
+
+    subject: str
+    mark: Mark
+    text: str
+    to_do: str = ""
+    code: int = 1
+    """Exit code, where it is bad."""
+
+
+def check(
+    context: typer.Context,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: one array with an object for each line.")
+    ] = False,
+) -> None:
+    """Say what is right, what is wrong and what to do; nothing is changed. Exit code 0: nothing is wrong."""
+    findings = asyncio.run(_say_all(context.obj.read_settings, quietly=as_json))
+    if as_json:
+        records = [{**one._asdict(), "mark": one.mark.name.lower(), "code": _code(one)} for one in findings]
+        typer.echo(json.dumps(records, indent=2))
+    codes = {_code(one) for one in findings} - {0}
+    if codes:
+        raise typer.Exit(codes.pop() if len(codes) == 1 else 1)
+
+
+def _code(finding: Finding) -> int:
+    return finding.code if finding.mark is Mark.BAD else 0
+
+
+async def _say_all(read: Callable[[], Settings], *, quietly: bool) -> list[Finding]:
+    """Look at everything and say each finding as soon as it is known: a PBX that is silent takes its time."""
+    findings = []
+    async for finding in _findings(read):
+        findings.append(finding)
+        if not quietly:
+            typer.echo(_line(finding))
+    return findings
+
+
+def _line(finding: Finding) -> str:
+    sign, colour = finding.mark.value
+    line = f"{strong(sign, colour)} {finding.subject:<9} {visible(finding.text)}"
+    return f"{line}\n{'':<12}→ {visible(finding.to_do)}" if finding.to_do else line
+
+
+async def _findings(read: Callable[[], Settings]) -> AsyncIterator[Finding]:
+    try:
+        settings = read()
+    except ConfigurationError as error:
+        for mistake in error.mistakes:
+            yield Finding("settings", Mark.BAD, mistake, code=error.exit_code)
+        return
+    for finding in _settings(settings):
+        yield finding
+    for pbx in settings.pbxs().values():
+        for finding in await _ami(pbx):
+            yield finding
+    yield _rights(settings)
+    for finding in await _kernel(settings):
+        yield finding
+    for finding in _database(settings):
+        yield finding
+    yield _clock()
+
+
+def _settings(settings: Settings) -> Iterator[Finding]:
+    for warning in settings.warnings:
+        yield Finding("settings", Mark.DOUBT, warning)
+    try:
+        settings.require_ami()
+    except ConfigurationError as error:
+        for mistake in error.mistakes:
+            yield Finding("settings", Mark.BAD, mistake, code=error.exit_code)
+    else:
+        yield Finding("settings", Mark.GOOD, f"read; policy {settings.policy}, mode {settings.mode}")
+    if settings.mode == "observe":
+        yield Finding(
+            "settings", Mark.DOUBT, "observe mode: nothing is blocked", "when you trust it: AMIWATCH_MODE=enforce"
+        )
+    if not settings.allowlist.networks and not settings.allowlist.names:
+        yield Finding(
+            "settings",
+            Mark.DOUBT,
+            "the allowlist is empty",
+            "put your carrier, your office and where you administer from into AMIWATCH_ALLOWLIST",
+        )
+
+
+async def _ami(pbx: AmiSettings) -> list[Finding]:
+    from amiwatch.ami.client import probe
+    from amiwatch.daemon.watch import link_of
+
+    if pbx.secret is None:
+        return [Finding("ami", Mark.BAD, f"{pbx.name}: no secret is set, so it is not tried", code=78)]
+    try:
+        result = await probe(link_of(pbx))
+    except AmiError as error:
+        return [Finding("ami", Mark.BAD, f"{pbx.name}: {error}", code=error.exit_code)]
+    return list(_probed(pbx, result))
+
+
+def _probed(pbx: AmiSettings, result: ProbeResult) -> Iterator[Finding]:
+    version = f"Asterisk {result.asterisk}" if result.asterisk else f"an unknown Asterisk ({result.banner})"
+    where = f"{pbx.name}: {version} at {pbx.host}:{pbx.port}"
+    if result.is_hearing:
+        yield Finding("ami", Mark.GOOD, f"{where}, logged in and hearing, {result.seconds * 1000:.0f} ms")
+    else:
+        yield Finding(
+            "ami",
+            Mark.BAD,
+            f"{where}, logged in but deaf: our own login was not reported",
+            f"add 'read = security' to [{pbx.username}] in manager.conf, then 'manager reload'",
+            code=AmiError.exit_code,
+        )
+    if result.excess:
+        some = ", ".join(result.excess[:4]) + (" …" if len(result.excess) > 4 else "")
+        yield Finding(
+            "ami",
+            Mark.DOUBT,
+            f"{pbx.name}: this user may do more than listen ({len(result.excess)} actions: {some})",
+            f"leave 'write =' empty in [{pbx.username}] of manager.conf",
+        )
+    if result.asterisk in OLD_PJPROJECT:
+        yield Finding(
+            "ami",
+            Mark.DOUBT,
+            f"{pbx.name}: Asterisk {result.asterisk}, {OLD_PJPROJECT[result.asterisk]}, bundles a pjproject older than "
+            "2.12, with which strangers can forge whole events",
+            "update Asterisk, or pjproject to 2.12",
+        )
+    yield Finding(
+        "ami",
+        Mark.DOUBT,
+        f"{pbx.name}: whether AMI over HTTP is on can't be seen from here",
+        "keep 'webenabled = no' in manager.conf: over HTTP strangers can write forged events",
+    )
+
+
+def _rights(settings: Settings) -> Finding:
+    if settings.firewall == "none":
+        return Finding("rights", Mark.GOOD, "none needed for a dry run")
+    if has_net_admin():
+        return Finding("rights", Mark.GOOD, "CAP_NET_ADMIN")
+    return Finding(
+        "rights",
+        Mark.DOUBT,
+        "CAP_NET_ADMIN is missing here, so the kernel's sets can't be looked at",
+        "run 'amiwatch check' as root; the daemon gets it from systemd, or from --cap-add NET_ADMIN",
+    )
+
+
+def has_net_admin() -> bool:
+    """Tell whether this process may change the kernel's sets."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> CAP_NET_ADMIN & 1)
+    return False
+
+
+async def _kernel(settings: Settings) -> list[Finding]:
+    if settings.firewall == "none":
+        return [
+            Finding("kernel", Mark.DOUBT, "dry run: nothing is ever dropped", "AMIWATCH_FIREWALL=ipset drops for real")
+        ]
+    if not has_net_admin():
+        return []
+    return [*await _sets(settings), *await _rule(settings)]
+
+
+async def _sets(settings: Settings) -> list[Finding]:
+    from amiwatch.firewall.table import make_firewall
+
+    firewall = make_firewall(settings.firewall, prefix=settings.set_name, maxelem=settings.set_size)
+    try:
+        states = await firewall.states()
+    except FirewallError as error:
+        return [
+            Finding(
+                "sets",
+                Mark.BAD,
+                str(error),
+                "Debian: apt-get install ipset; Red Hat: kernel-modules-extra",
+                error.exit_code,
+            )
+        ]
+    finally:
+        await firewall.close()
+    if len(states) < 2:
+        return [Finding("sets", Mark.DOUBT, "not made yet", "'amiwatch firewall install' or 'amiwatch run' makes them")]
+    return [
+        Finding(
+            "sets",
+            Mark.GOOD if state.count < state.capacity * 0.9 else Mark.BAD,
+            f"{state.name}: {state.count} of {state.capacity} entries",
+            "" if state.count < state.capacity * 0.9 else "raise AMIWATCH_SET_SIZE",
+        )
+        for state in states
+    ]
+
+
+async def _rule(settings: Settings) -> list[Finding]:
+    from amiwatch.firewall.rule import DropRule
+    from amiwatch.firewall.scope import Scope
+
+    to_do = (
+        "amiwatch firewall install" if settings.drop_rule == "managed" else "place it, since AMIWATCH_DROP_RULE=manual"
+    )
+    try:
+        state = await DropRule(settings.set_name).show()
+    except FirewallPermission as error:
+        return [Finding("rule", Mark.DOUBT, f"can't be looked at: {error}", "run 'amiwatch check' as root")]
+    except FirewallError as error:
+        return [Finding("rule", Mark.BAD, str(error), code=error.exit_code)]
+    found = []
+    for one in state.families:
+        if not one.is_present:
+            is_bad = settings.drop_rule == "managed" and settings.mode == "enforce"
+            mark = Mark.BAD if is_bad else Mark.DOUBT
+            found.append(Finding("rule", mark, f"IPv{one.family}: missing, so nothing is dropped", to_do, 69))
+        elif one.position != 1:
+            text = f"IPv{one.family}: number {one.position} in raw PREROUTING; rules before it may accept"
+            found.append(Finding("rule", Mark.DOUBT, text, to_do))
+        elif settings.drop_rule == "managed" and not one.covers(Scope.parse(settings.ports)):
+            text = f"IPv{one.family}: does not drop what AMIWATCH_PORTS={settings.ports} says"
+            found.append(Finding("rule", Mark.BAD, text, to_do, 69))
+        else:
+            text = f"IPv{one.family}: first in raw PREROUTING, {counted(one.packets, 'packet')} dropped"
+            found.append(Finding("rule", Mark.GOOD, text))
+    return found
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    path = settings.database
+    if not path.exists():
+        yield _missing_database(path)
+        return
+    try:
+        with Reader(path) as reader:
+            status, bans = reader.status(), reader.count("bans")
+    except StoreError as error:
+        yield Finding("database", Mark.BAD, str(error), code=error.exit_code)
+        return
+    size = sum(part.stat().st_size for part in _parts(path))
+    text = f"{path}: version {len(schema.migrations())}, {size / 1e6:.1f} MB, {counted(bans, 'ban')}"
+    yield Finding("database", Mark.GOOD, text)
+    if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
+        to_do = "the daemon must be able to; your changes wait for it"
+        yield Finding("database", Mark.DOUBT, f"{path} or its directory may not be written by you", to_do)
+    if status is None or not is_alive(status):
+        yield Finding("daemon", Mark.DOUBT, "does not run", "amiwatch run")
+    else:
+        yield Finding("daemon", Mark.GOOD, f"runs (pid {status.pid}), last sign of life {iso(status.heartbeat_at)}")
+
+
+def _parts(path: Path) -> list[Path]:
+    return [part for suffix in schema.SIDECARS if (part := Path(f"{path}{suffix}")).exists()]
+
+
+def _missing_database(path: Path) -> Finding:
+    if not path.parent.is_dir():
+        to_do = f"make the directory {path.parent}, or set AMIWATCH_DATABASE"
+        return Finding("database", Mark.BAD, f"{path}: there is no such directory", to_do, 74)
+    if not os.access(path.parent, os.W_OK):
+        to_do = "check owner and rights, or set AMIWATCH_DATABASE"
+        return Finding("database", Mark.BAD, f"{path}: it can't be made, the directory may not be written", to_do, 74)
+    return Finding("database", Mark.GOOD, f"{path}: not there yet, 'amiwatch run' makes it")
+
+
+def _clock() -> Finding:
+    said = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    libc: Any = ctypes.CDLL(None, use_errno=True)
+    if libc.adjtimex(ctypes.create_string_buffer(TIMEX_SIZE)) == TIME_ERROR:
+        return Finding(
+            "time", Mark.DOUBT, f"{said}; nothing keeps the clock right, so listings may be off", "install chrony"
+        )
+    return Finding("time", Mark.GOOD, said)

@@ -1,0 +1,147 @@
+"""``amiwatch firewall``: the kernel's sets, and the rule that drops what is in them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from amiwatch.cli.asking import living
+from amiwatch.cli.changes import Yes, confirm
+from amiwatch.cli.text import complain, counted, strong
+from amiwatch.errors import StoreError
+from amiwatch.firewall.base import Firewall, SetState
+from amiwatch.firewall.rule import DropRule, FamilyRule, RuleState
+from amiwatch.firewall.scope import Scope
+
+if TYPE_CHECKING:
+    from amiwatch.config import Settings
+    from amiwatch.firewall.ipset import IpsetFirewall
+
+DRY_RUN = "The setting AMIWATCH_FIREWALL is 'none', a dry run: there are no sets and no rule."
+
+app = typer.Typer(no_args_is_help=True, help="Place, remove or show the kernel's sets and the rule that drops.")
+
+
+@app.command()
+def install(context: typer.Context) -> None:
+    """Make the sets and place the drop rule; what is right already is left alone. Needs root."""
+    settings = context.obj.settings()
+    if settings.firewall == "none":
+        typer.echo(DRY_RUN)
+        return
+    asyncio.run(_install(settings))
+
+
+async def _install(settings: Settings) -> None:
+    async with _sets(settings) as firewall:
+        await firewall.open()
+        typer.echo(f"Sets: {', '.join(state.name for state in await firewall.states())}.")
+        if settings.drop_rule == "manual":
+            typer.echo("The rule is left to you: the setting AMIWATCH_DROP_RULE is 'manual'.")
+            return
+        await DropRule(settings.set_name).install(Scope.parse(settings.ports))
+        typer.echo(f"Rule: packets of banned addresses are dropped ({_ports(Scope.parse(settings.ports))}).")
+
+
+@app.command()
+def remove(context: typer.Context, is_sure: Yes = False) -> None:
+    """Take the rule and the sets away: nothing is dropped any more. Needs root."""
+    settings = context.obj.settings()
+    if settings.firewall == "none":
+        typer.echo(DRY_RUN)
+        return
+    asyncio.run(_remove(settings, is_sure=is_sure))
+
+
+async def _remove(settings: Settings, *, is_sure: bool) -> None:
+    async with _sets(settings) as firewall:
+        banned = sum(state.count for state in await firewall.states())
+        if banned:
+            confirm(f"{counted(banned, 'ban')} will be dropped no longer. Go on?", is_sure=is_sure)
+        await DropRule(settings.set_name).remove()
+        typer.echo("The rule is removed.")
+        # Only ipset makes sets of its own that outlive it.
+        await cast("IpsetFirewall", firewall).remove_sets()
+        typer.echo("The sets are removed.")
+    _warn_of_daemon(settings)
+
+
+def _warn_of_daemon(settings: Settings) -> None:
+    try:
+        running = living(settings.database)
+    except StoreError:
+        return
+    if running is not None and running.mode == "enforce" and running.firewall != "none":
+        complain(
+            f"the daemon runs (pid {running.pid}) and makes its sets anew within seconds, and the rule too if it may: "
+            "stop it, or set AMIWATCH_MODE=observe."
+        )
+
+
+@app.command()
+def show(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show the sets, the rule, and how many packets were dropped. Needs root."""
+    settings = context.obj.settings()
+    if settings.firewall == "none":
+        typer.echo(json.dumps({"sets": [], "rules": []}) if as_json else DRY_RUN)
+        return
+    states, rule = asyncio.run(_read(settings))
+    if as_json:
+        rules = [{**asdict(one), "is_present": one.is_present, "packets": one.packets} for one in rule.families]
+        typer.echo(json.dumps({"sets": [asdict(state) for state in states], "rules": rules}, indent=2))
+        return
+    for line in _lines(states, rule, Scope.parse(settings.ports)):
+        typer.echo(line)
+
+
+async def _read(settings: Settings) -> tuple[list[SetState], RuleState]:
+    async with _sets(settings) as firewall:
+        return await firewall.states(), await DropRule(settings.set_name).show()
+
+
+def _lines(states: list[SetState], rule: RuleState, scope: Scope) -> Iterator[str]:
+    if not states:
+        yield "There are no sets: amiwatch firewall install"
+    for state in states:
+        used = counted(state.references, "rule")
+        yield f"set {state.name:<12} {state.count} of {state.capacity} entries, used by {used}"
+    for one in rule.families:
+        yield from _rule_lines(one, scope)
+
+
+def _rule_lines(one: FamilyRule, scope: Scope) -> Iterator[str]:
+    name = f"rule IPv{one.family:<11}"
+    if not one.is_present:
+        yield f"{name} {strong('missing', 'red')}: nothing is dropped (amiwatch firewall install)"
+        return
+    place = "first" if one.position == 1 else f"number {one.position}: rules before it may accept"
+    yield f"{name} in raw PREROUTING, {place}; {counted(one.packets, 'packet')}, {one.octets} bytes dropped"
+    for drop in one.drops:
+        where = f"{drop.protocol} {drop.ports}" if drop.protocol else "everything"
+        yield f"{'':<16}   {where:<40} {drop.packets} packets"
+    if not one.covers(scope):
+        yield f"{'':<16}   not what AMIWATCH_PORTS says ({_ports(scope)}): amiwatch firewall install"
+
+
+def _ports(scope: Scope) -> str:
+    return "; ".join(f"{protocol} {ports}" if protocol else "all ports" for protocol, ports in scope.matches())
+
+
+@asynccontextmanager
+async def _sets(settings: Settings) -> AsyncIterator[Firewall]:
+    from amiwatch.firewall.table import make_firewall
+
+    firewall = make_firewall(settings.firewall, prefix=settings.set_name, maxelem=settings.set_size)
+    try:
+        yield firewall
+    finally:
+        await firewall.close()
