@@ -110,12 +110,12 @@ LIFT = Statement(
     "lift",
     """
     UPDATE bans
-       SET ended_at  = min(coalesce(until, ?1), ?1),
-           ended_by  = CASE WHEN until <= ?1 THEN '' ELSE ?2 END,
-           ended_why = CASE WHEN until <= ?1 THEN 'expired' ELSE ?3 END
-     WHERE sort_key = ?4 AND ended_at IS NULL
+       SET ended_at  = min(coalesce(until, ?), ?),
+           ended_by  = CASE WHEN until <= ? THEN '' ELSE ? END,
+           ended_why = CASE WHEN until <= ? THEN 'expired' ELSE ? END
+     WHERE sort_key = ? AND ended_at IS NULL
     """,
-    lambda network, at, by, reason: (at, bounded(by), bounded(reason, MAX_REASON), network_key(network)),
+    lambda network, at, by, reason: (at, at, at, bounded(by), at, bounded(reason, MAX_REASON), network_key(network)),
 )
 
 PARDON = Statement(
@@ -172,9 +172,9 @@ GAP_BEGIN = Statement(
     "gap begin",
     """
     INSERT INTO gaps (pbx, began_at, reason)
-    SELECT ?1, ?2, ?3 WHERE NOT EXISTS (SELECT 1 FROM gaps WHERE pbx = ?1 AND ended_at IS NULL)
+    SELECT ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM gaps WHERE pbx = ? AND ended_at IS NULL)
     """,
-    lambda pbx, at, reason: (pbx, at, bounded(reason, MAX_REASON)),
+    lambda pbx, at, reason: (pbx, at, bounded(reason, MAX_REASON), pbx),
 )
 
 GAP_END = Statement(
@@ -217,15 +217,11 @@ ATTEMPT = Statement(
 
 def _alert_row(alert: Alert, pbx: str) -> Row:
     source = None if alert.address is None else source_network(alert.address)
-    return (
-        None if source is None else network_key(source),
-        alert.at,
-        pbx,
-        alert.kind,
-        None if alert.address is None else str(alert.address),
-        bounded(alert.account),
-        bounded(alert.reason, MAX_REASON),
-    )
+    key = None if source is None else network_key(source)
+    address = None if alert.address is None else str(alert.address)
+    account, reason = bounded(alert.account), bounded(alert.reason, MAX_REASON)
+    same = (key, alert.kind, account, pbx, alert.at)
+    return (*same, key, alert.at, alert.at, pbx, alert.kind, address, account, reason)
 
 
 ALERT = Statement(
@@ -233,9 +229,9 @@ ALERT = Statement(
     f"""
     INSERT INTO alerts (id, sort_key, at, last_at, times, pbx, kind, address, account, reason)
     VALUES ((SELECT id FROM alerts
-              WHERE sort_key IS ?1 AND kind = ?4 AND account = ?6 AND pbx = ?3 AND at > ?2 - {ALERT_MERGE}
+              WHERE sort_key IS ? AND kind = ? AND account = ? AND pbx = ? AND at > ? - {ALERT_MERGE}
               ORDER BY at DESC LIMIT 1),
-            ?1, ?2, ?2, 1, ?3, ?4, ?5, ?6, ?7)
+            ?, ?, ?, 1, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET
         times = times + 1, last_at = max(last_at, excluded.last_at), reason = excluded.reason
     """,  # noqa: S608 - a number of ours
