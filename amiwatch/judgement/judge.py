@@ -200,6 +200,7 @@ class Judge:
             return ()  # normal: the first request carries no credentials
         source = self._source(key, event, now)
         dialogue = source.dialogue(event.session)
+        total = source.total
         if not dialogue.is_companion() and dialogue.is_new_challenge(now):
             session = hash(event.session)
             if session in source.unanswered:
@@ -210,14 +211,14 @@ class Judge:
                 dialogue.account = event.account
             source.keep(event)
             self.sources.weigh(source)
-        return self._overdue(key, source, event, now)
+        return self._overdue(key, source, event, now, total)
 
     def _no_account(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         source = self._source(key, event, now)
         dialogue = source.dialogue(event.session)
         is_late = self._is_named_late(source, dialogue, event)
         if not dialogue.is_new_request(event.account, now):
-            return self._overdue(key, source, event, now)
+            return self._overdue(key, source, event, now, source.total)
         if is_late:
             source.note(Measure.ACCOUNTS, now, is_proven=event.is_proven, account=event.account)
             return self._judge(key, source, event, now, (Measure.ACCOUNTS,))
@@ -319,16 +320,15 @@ class Judge:
         self.sources.weigh(source)
         return self._judge(key, source, event, now, (*reversed(changed), Measure.ATTEMPTS))
 
-    def _overdue(self, key: int, source: Source, event: SecurityEvent, now: float) -> Sequence[Verdict]:
-        """Count the challenges that were left unanswered for too long."""
+    def _overdue(self, key: int, source: Source, event: SecurityEvent, now: float, total: int) -> Sequence[Verdict]:
+        """Count the challenges that were left unanswered for too long; judge if there are now more than ``total``."""
         due = now - self.policy.answer_time
-        counted = source.total
         while source.unanswered:
             session, since = next(iter(source.unanswered.items()))
             if since > due and len(source.unanswered) < MAX_DIALOGUES:
                 break
             self._leave_unanswered(key, source, session, event, now)
-        if source.total == counted or self.trust.has(key, now):
+        if source.total == total or self.trust.has(key, now):
             return ()
         if source.total > 1:
             self.sources.touch(key, source)

@@ -54,6 +54,7 @@ class Dialogue:
 
     __slots__ = (
         "account",
+        "asked_again",
         "asked_at",
         "began",
         "guesses",
@@ -71,6 +72,8 @@ class Dialogue:
         """When the request for ``account`` was first seen."""
         self.asked_at = 0.0
         """When a challenge for ``<unknown>`` went out that was not answered yet; 0 if there is none."""
+        self.asked_again = 0
+        """How often that challenge was repeated."""
         self.guesses: tuple[int, ...] = ()
         self.is_counted = False
         self.is_hurried = False
@@ -82,6 +85,7 @@ class Dialogue:
         self.is_owed = False
         """Whether a companion came first and was counted, so that the event with the name counts no more."""
         self.repeats = 0
+        """How often the request, or its answer, was repeated."""
 
     def is_new_guess(self, guess: int) -> bool:
         """Tell whether this password was not tried in this dialogue lately, and remember it."""
@@ -102,8 +106,11 @@ class Dialogue:
     def is_new_challenge(self, now: float) -> bool:
         """Tell whether a challenge for ``<unknown>`` is one of its own, and not a repetition."""
         if self.asked_at and now <= self.asked_at + REPEAT_TIME:
-            return self._is_too_often()
-        self.asked_at, self.repeats = now, 0
+            self.asked_again += 1
+            return self._is_end_of_patience(self.asked_again)
+        # A monitor may keep its Call-ID or repeat a request whose answer was lost. Both at once is burst and wait.
+        self.is_hurried |= bool(self.asked_at and self.asked_again)
+        self.asked_at, self.asked_again = now, 0
         return True
 
     def expect_companion(self) -> None:
@@ -118,7 +125,10 @@ class Dialogue:
 
     def _is_too_often(self) -> bool:
         self.repeats += 1
-        if self.repeats % REPEATS:
+        return self._is_end_of_patience(self.repeats)
+
+    def _is_end_of_patience(self, repeats: int) -> bool:
+        if repeats % REPEATS:
             return False
         self.is_hurried = True
         return True

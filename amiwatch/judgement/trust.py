@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from math import inf
 
 from amiwatch.judgement.values import SecurityEvent
 
@@ -86,7 +87,7 @@ class Trust:
     def covers(self, key: int, account: str, now: float) -> bool:
         """Tell whether the source logged in lately with just this account."""
         accounts = self._sources.get(key)
-        return accounts is not None and accounts.get(account, 0.0) > now - self.trust_time
+        return accounts is not None and accounts.get(account, -inf) > now - self.trust_time
 
     def accounts(self, key: int, now: float) -> list[str]:
         """List the accounts with which the source logged in lately, the last one first."""

@@ -1,0 +1,740 @@
+"""What bans, what only alerts, and what says nothing. Everything is told as a story with a clock."""
+
+from collections.abc import Callable
+from ipaddress import ip_address, ip_network
+from itertools import count, islice, pairwise
+from random import Random
+from typing import Any
+
+import pytest
+
+from amiwatch.judgement.judge import ALERT_PAUSE, ALERTS_A_MINUTE, FOUND_AFTER
+from amiwatch.judgement.networks import source_key
+from amiwatch.judgement.rules import CLOSED, DAY, HOUR, MINUTE, OFFICE, Measure, Rule
+from amiwatch.judgement.sources import HISTORY, REPEATS
+from amiwatch.testing.builders import Case, security_event
+from tests.judgement.stories import ATTACKER, PHONE, Story, bans, logs_in, new_session
+
+OTHER = "198.51.100.99"
+SCAN = [str(number) for number in range(100, 180)]
+
+
+def test_every_rule_has_a_name_of_its_own_and_a_limit_that_memory_covers() -> None:
+    for policy in (OFFICE, CLOSED):
+        assert len({rule.name for rule in policy}) == len(policy)
+        assert all(0 < rule.limit * 4 <= HISTORY for rule in policy if rule.measure is Measure.ACCOUNTS)
+        assert all(0 < rule.limit <= HISTORY for rule in policy)
+
+
+# Every row of the table. One rule at a time is in force, so that no other one bans first.
+
+
+def _probe(story: Story, rule: Rule) -> list[Any]:
+    """Make one more of what the rule counts, in a way that no excuse covers."""
+    made = story.judge.counters.attempts
+    acts: dict[Measure, Callable[[], list[Any]]] = {
+        Measure.ACCOUNTS: lambda: story.attempt(Case.UNKNOWN_ACCOUNT_ANSWERED, account=f"name{made}"),
+        Measure.ATTEMPTS: lambda: story.attempt(Case.UNKNOWN_ACCOUNT_ANSWERED, account=f"name{made}"),
+        Measure.GUESSES: lambda: story.attempt(Case.WRONG_PASSWORD, account=f"10{made % 2}"),
+        Measure.AMI: lambda: story.attempt(Case.AMI_WRONG_SECRET),
+        Measure.TRIPWIRE: lambda: story.attempt(Case.UNKNOWN_ACCOUNT, account="Trap"),
+    }
+    return acts[rule.measure]()
+
+
+def _told(rule: Rule, gaps: list[float]) -> Story:
+    story = Story(rules=(rule,), tripwires=frozenset({"trap"}))
+    _probe(story, rule)
+    for gap in gaps:
+        story.wait(gap)
+        _probe(story, rule)
+    return story
+
+
+COUNTED = [rule for rule in {*OFFICE, *CLOSED} if rule.measure is not Measure.UNANSWERED]
+BY_NAME = {"ids": lambda rule: f"{rule.name}-{rule.limit}"}
+
+
+@pytest.mark.parametrize("rule", sorted(COUNTED, key=repr), **BY_NAME)
+def test_a_rule_bans_at_its_limit_and_not_one_below(rule: Rule) -> None:
+    pace = rule.find_time / max(rule.limit - 1, 1) / 1.01
+    story = _told(rule, [pace] * (rule.limit - 2)) if rule.limit > 1 else Story(rules=(rule,), tripwires={"trap"})
+    assert not story.bans
+    story.wait(pace)
+    assert [ban.rule for ban in bans(_probe(story, rule))] == [rule.name]
+
+
+@pytest.mark.parametrize("rule", sorted((rule for rule in COUNTED if rule.limit > 1), key=repr), **BY_NAME)
+def test_a_rule_does_not_ban_outside_its_window(rule: Rule) -> None:
+    pace = rule.find_time / (rule.limit - 1) * 1.01
+    assert not _told(rule, [pace] * 2 * rule.limit).bans
+
+
+@pytest.mark.parametrize("rule", [rule for rule in {*OFFICE, *CLOSED} if rule.measure is Measure.UNANSWERED], **BY_NAME)
+def test_unanswered_challenges_ban_at_the_limit_and_not_one_below(rule: Rule) -> None:
+    story = Story(rules=(rule,), answer_time=5)
+    for _ in range(rule.limit):
+        story.attempt(Case.UNMATCHED)
+        story.wait(1)
+    story.wait(3)  # all but the last have waited for five seconds
+    story.attempt(Case.NO_CREDENTIALS)
+    assert not story.bans
+    story.wait(1)
+    assert [ban.rule for ban in bans(story.attempt(Case.UNMATCHED))] == [rule.name]
+
+
+@pytest.mark.parametrize("policy", [OFFICE, CLOSED])
+def test_a_scanner_is_banned_by_the_whole_table(policy: tuple[Rule, ...]) -> None:
+    story = Story(rules=policy)
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN, every=0.1)
+    assert story.banned() == {f"{ATTACKER}/32"}
+
+
+def test_a_closed_system_bans_the_first_unknown_account() -> None:
+    story = Story(rules=CLOSED)
+    assert bans(story.attempt(Case.UNKNOWN_ACCOUNT))
+
+
+# One attempt is counted once.
+
+
+def _unknown(kind: str, session: str, account: str = "<unknown>", **details: Any) -> Any:
+    return security_event(kind, session=session, account=account, source=ATTACKER, **details)
+
+
+ORDERS = {
+    "named first": ["InvalidAccountID", "ChallengeSent"],
+    "companion first": ["ChallengeSent", "InvalidAccountID"],
+    "answer named first": ["InvalidAccountID", "ChallengeResponseFailed"],
+    "answer first": ["ChallengeResponseFailed", "InvalidAccountID"],
+    "dialogue of four": ["InvalidAccountID", "ChallengeSent", "InvalidAccountID", "ChallengeResponseFailed"],
+    "dialogue of four, turned": ["ChallengeSent", "InvalidAccountID", "ChallengeResponseFailed", "InvalidAccountID"],
+    "refused": ["FailedACL", "ChallengeSent", "FailedACL", "FailedACL", "ChallengeResponseFailed"],
+    "two copies interleaved": ["InvalidAccountID", "InvalidAccountID", "ChallengeSent", "ChallengeSent"],
+    "challenge only": ["ChallengeSent"],
+    "answer only": ["ChallengeSent", "ChallengeResponseFailed"],
+}
+
+
+@pytest.mark.parametrize("kinds", ORDERS.values(), ids=ORDERS)
+def test_the_events_of_one_dialogue_are_one_attempt(kinds: list[str]) -> None:
+    story, session = Story(), new_session()
+    details = {"FailedACL": {"ACLName": "not_match_endpoint_acl"}}
+    for kind in kinds:
+        account = "7777" if kind in ("InvalidAccountID", "FailedACL") else "<unknown>"
+        story.see(_unknown(kind, session, account, **details.get(kind, {})))
+        story.wait(0.003)
+    story.wait(20)
+    story.see(_unknown("ChallengeSent", session))  # nothing of its own: a late copy
+    assert story.judge.counters.attempts == 1
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [
+        [["InvalidAccountID", "ChallengeSent"]],
+        [["ChallengeSent", "InvalidAccountID"]],
+        [["InvalidAccountID", "ChallengeSent"], ["InvalidAccountID", "ChallengeResponseFailed"]],
+        [["ChallengeSent", "InvalidAccountID"], ["ChallengeResponseFailed", "InvalidAccountID"]],
+        [["FailedACL", "ChallengeSent"], ["FailedACL", "ChallengeResponseFailed"]],
+        [["ChallengeSent"], ["ChallengeResponseFailed"]],
+    ],
+    ids=str,
+)
+def test_what_is_repeated_for_want_of_an_answer_is_one_attempt(requests: list[list[str]]) -> None:
+    """RFC 3261 17.1.2.2: at 0, 0.5, 1.5, 3.5, 7.5 s, then every 4 s up to 32 s. Who was answered stops earlier."""
+    story, session = Story(), new_session()
+    pauses = (0, 0.5, 1, 2, 4, 4, 4, 4, 4, 4, 3.9) if len(requests) == 1 else (0, 0.5, 1, 2, 4, 4)
+    for request in requests:
+        guess = security_event("ChallengeResponseFailed").guess
+        for pause in pauses:
+            story.wait(pause)
+            for kind in request:
+                account = "7777" if kind in ("InvalidAccountID", "FailedACL") else "<unknown>"
+                detail = {"ACLName": "not_match_endpoint_acl"} if kind == "FailedACL" else {}
+                event = _unknown(kind, session, account, **detail)
+                story.see(event._replace(guess=guess) if event.guess else event)
+    assert story.judge.counters.attempts == 1
+
+
+def test_the_account_of_a_named_twin_that_came_late_is_known() -> None:
+    story = Story()
+    for number in range(5):
+        session = new_session()
+        story.see(_unknown("ChallengeResponseFailed", session), _unknown("InvalidAccountID", session, f"x{number}"))
+        story.wait(20)
+    assert [ban.rule for ban in story.bans] == ["scan"]
+    assert story.judge.counters.attempts == 5
+
+
+def test_guesses_within_one_call_are_counted_each() -> None:
+    story, session = Story(), new_session()
+    story.tries(Case.WRONG_PASSWORD, ["1001"] * 10, every=1, session=session)
+    assert [ban.rule for ban in story.bans] == ["guess"]
+
+
+def test_svcrack_on_an_unknown_account_is_counted_by_guesses() -> None:
+    story, session = Story(), new_session()
+    story.see(_unknown("InvalidAccountID", session, "4711"), _unknown("ChallengeSent", session))
+    for _ in range(9):
+        story.see(_unknown("InvalidAccountID", session, "4711"), _unknown("ChallengeResponseFailed", session))
+        story.wait(2)
+    assert story.judge.counters.attempts == 9  # the first answer belongs to the first request
+
+
+def test_a_full_address_of_record_never_counts() -> None:
+    story = Story()
+    story.tries(Case.FULL_AOR, ["1001"] * 100, every=0.1, source=PHONE)
+    assert not story.verdicts
+    assert len(story.judge.sources) == 0
+
+
+@pytest.mark.parametrize(
+    "kind", ["RequestNotSupported", "RequestBadFormat", "RequestNotAllowed", "SessionLimit", "MemoryLimit"]
+)
+def test_what_says_nothing_about_its_source_never_counts(kind: str) -> None:
+    story = Story()
+    for _ in range(100):
+        story.see(security_event(kind, source=ATTACKER))
+    assert not story.verdicts
+    assert story.judge.counters.attempts == 0
+
+
+def test_stale_nonces_never_count() -> None:
+    story = Story()
+    story.tries(Case.STALE_NONCE, ["1001"] * 200, every=0.1, source=PHONE)
+    assert not story.verdicts
+    assert story.judge.counters.attempts == 0
+
+
+# Honest people.
+
+
+def test_freepbx_phones_that_answer_their_challenge_are_never_counted() -> None:
+    story = Story()
+    for _ in range(200):
+        session = new_session()
+        story.see(security_event("ChallengeSent", account="<unknown>", session=session, source=PHONE))
+        story.wait(0.05)
+        story.see(security_event("SuccessfulAuth", account="1001", session=session, source=PHONE))
+        story.wait(60)
+    assert not story.verdicts
+    assert story.judge.counters.attempts == 200
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_office_of_200_phones_that_reboots_behind_one_address_is_never_banned(seed: int) -> None:
+    """FreePBX's order: each phone is asked as <unknown> first."""
+    story, random = Story(), Random(seed)
+    moments = []
+    for phone in range(200):
+        begin = random.uniform(0, 3)
+        details = {"session": new_session(), "source": PHONE}
+        moments.append((begin, security_event("ChallengeSent", account="<unknown>", **details)))
+        answer = begin + random.uniform(0.02, 2)
+        moments.append((answer, security_event("SuccessfulAuth", account=str(1000 + phone), **details)))
+    for at, event in sorted(moments, key=lambda moment: moment[0]):
+        story.verdicts += story.judge.see(event, story.now + at)
+    assert not story.verdicts
+
+
+@pytest.mark.parametrize("every", [30, 60])
+@pytest.mark.parametrize("case", [Case.WRONG_PASSWORD, Case.UNKNOWN_ACCOUNT_ANSWERED, Case.UNKNOWN_ACCOUNT])
+@pytest.mark.parametrize("has_one_call_id", [False, True])
+def test_a_phone_with_an_old_password_or_a_deleted_account_is_reported_hourly_and_not_banned(
+    every: int, case: Case, has_one_call_id: bool
+) -> None:
+    """RFC 3261 10.2: a phone registers with the same Call-ID for ever; many take a new one."""
+    story, random = Story(), Random(1)
+    details = {"session": new_session()} if has_one_call_id else {}
+    for _ in range(DAY // every):
+        story.wait(every * random.uniform(0.9, 1.1))
+        story.attempt(case, account="1002", source=PHONE, **details)
+    assert not story.bans
+    assert set(story.kinds()) <= {"broken_phone", "unknown_carrier"}
+    assert 20 <= len(story.alerts) <= 2 * 25
+    for kind in set(story.kinds()):
+        told = [alert.at for alert in story.alerts if alert.kind == kind]
+        assert all(later - earlier >= ALERT_PAUSE for earlier, later in pairwise(told))
+
+
+def test_an_old_password_in_an_office_that_logs_in_is_reported_too() -> None:
+    story = Story()
+    for _ in range(40):
+        logs_in(story, PHONE, "1001")
+        story.attempt(Case.WRONG_PASSWORD, account="1002", source=PHONE)
+        story.wait(30)
+    assert story.kinds() == ["broken_phone"]
+
+
+def test_a_password_changed_at_the_pbx_alone_is_reported_though_the_phone_is_trusted() -> None:
+    story = Story()
+    logs_in(story, PHONE, "1001")
+    story.tries(Case.WRONG_PASSWORD, ["1001"] * 40, every=30, source=PHONE)
+    assert story.kinds() == ["broken_phone"]
+
+
+def test_somebody_who_mistypes_four_times_and_succeeds_is_welcome() -> None:
+    story = Story()
+    story.tries(Case.WRONG_PASSWORD, ["1001"] * 4, every=8, source=PHONE)
+    logs_in(story, PHONE)
+    assert not story.verdicts
+    assert story.judge.trust.accounts(_key(PHONE), story.now) == ["1001"]
+
+
+def test_somebody_who_mistypes_once_a_day_is_not_called_a_thief() -> None:
+    story = Story(trust_time=1)
+    for _ in range(10):
+        story.attempt(Case.WRONG_PASSWORD, source=PHONE)
+        story.wait(10)
+        logs_in(story, PHONE)
+        story.wait(DAY)
+    assert not story.verdicts
+
+
+def test_a_carrier_that_calls_with_callers_numbers_is_reported_and_not_banned() -> None:
+    story = Story()
+    story.tries(Case.UNKNOWN_ACCOUNT, (f"+4420794600{n:02}" for n in range(60)), every=20, source=OTHER)
+    assert not story.bans
+    assert set(story.kinds()) == {"unknown_carrier"}
+
+
+def test_a_carriers_numbers_stop_to_excuse_once_a_password_is_tried() -> None:
+    story = Story()
+    story.tries(Case.UNKNOWN_ACCOUNT, (f"+4420794600{n:02}" for n in range(20)), every=20, source=OTHER)
+    assert not story.bans
+    story.tries(Case.UNKNOWN_ACCOUNT_ANSWERED, ["+442079460098", "+442079460099"], every=20, source=OTHER)
+    assert story.banned() == {f"{OTHER}/32"}
+
+
+@pytest.mark.parametrize("case", [Case.UNKNOWN_ACCOUNT, Case.UNMATCHED])
+@pytest.mark.parametrize("every", [10, 60])
+def test_a_monitor_that_pings_with_options_is_reported_and_not_banned(case: Case, every: int) -> None:
+    story = Story()
+    story.tries(case, ["monitor"] * (DAY // every // 4), every=every, source=OTHER)
+    assert not story.bans
+    assert set(story.kinds()) == {"unknown_carrier"}
+
+
+@pytest.mark.parametrize("has_one_call_id", [False, True])
+def test_a_flood_with_one_account_is_no_monitor(has_one_call_id: bool) -> None:
+    story = Story()
+    details = {"session": new_session()} if has_one_call_id else {}
+    story.tries(Case.UNKNOWN_ACCOUNT, ["monitor"] * 1000, every=0.01, source=OTHER, **details)
+    assert story.banned() == {f"{OTHER}/32"}
+
+
+# Trust.
+
+
+def _key(address: str) -> int:
+    return source_key(ip_address(address))
+
+
+def test_a_trusted_source_may_try_four_times_as_many_unknown_accounts() -> None:
+    story = Story()
+    logs_in(story, PHONE, transport="TLS")
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:15], every=0.1, source=PHONE, transport="TLS")
+    assert not story.bans
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[15:20], every=0.1, source=PHONE, transport="TLS")
+    assert [ban.is_proven for ban in story.bans] == [True]
+    assert "trusted before" in story.bans[0].reason
+
+
+def test_trust_expires() -> None:
+    story = Story(trust_time=DAY)
+    logs_in(story, PHONE)
+    story.wait(DAY)
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:5], every=0.1, source=PHONE)
+    assert story.banned() == {f"{PHONE}/32"}
+
+
+def test_trust_belongs_to_the_whole_64_of_ipv6() -> None:
+    story = Story()
+    logs_in(story, "2001:db8:7::1")
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:5], every=0.1, source="2001:db8:7::ffff")
+    assert not story.bans
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:5], every=0.1, source="2001:db8:8::1")
+    assert story.banned() == {"2001:db8:8::/64"}
+
+
+@pytest.mark.parametrize(
+    "login",
+    [
+        {"service": "AMI"},
+        {"service": "SIP"},
+        {"UsingPassword": "0"},
+        {"source": "127.0.0.1"},
+        {"source": "::1"},
+    ],
+    ids=str,
+)
+def test_only_a_password_over_pjsip_from_outside_earns_trust(login: dict[str, str]) -> None:
+    story = Story()
+    story.see(security_event("SuccessfulAuth", **{"source": PHONE, **login}))
+    assert len(story.judge.trust) == 0
+
+
+def test_a_tainted_success_earns_nothing() -> None:
+    story = Story()
+    story.see(security_event("SuccessfulAuth", source=PHONE)._replace(tainted=True))
+    assert len(story.judge.trust) == 0
+    assert story.judge.counters.tainted == 1
+
+
+def test_a_trusted_address_that_is_forged_over_udp_is_alerted_and_not_banned() -> None:
+    story = Story()
+    logs_in(story, PHONE)
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN * 2, every=0.1, source=PHONE, transport="UDP")
+    assert not story.bans
+    assert story.kinds() == ["trusted_offender"]
+    assert "forge" in story.alerts[0].reason
+
+
+def test_one_genuine_event_does_not_prove_a_forged_stream() -> None:
+    """A stranger forges the office's address over UDP; then one of its TCP phones is mistyped."""
+    story = Story()
+    logs_in(story, PHONE, transport="TCP")
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN, every=0.1, source=PHONE, transport="UDP")
+    story.attempt(Case.UNKNOWN_ACCOUNT, account="typo", source=PHONE, transport="TCP")
+    story.tries(Case.WRONG_PASSWORD, ["1001"] * 3, every=1, source=PHONE, transport="TCP")
+    assert not story.bans
+
+
+def test_a_ban_on_forged_packets_and_one_genuine_event_is_not_called_proven() -> None:
+    story = Story(unproven_bans=1)
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:3], every=0.1, source=PHONE, transport="UDP")
+    story.attempt(Case.UNKNOWN_ACCOUNT, account="typo", source=PHONE, transport="TCP")
+    assert [ban.is_proven for ban in story.bans] == [False]
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:3], every=0.1, source=OTHER, transport="UDP")
+    story.attempt(Case.UNKNOWN_ACCOUNT, account="typo", source=OTHER, transport="TCP")
+    assert story.kinds() == ["ban_ceiling"]
+
+
+def test_forged_packets_do_not_dilute_proven_ones() -> None:
+    story = Story(unproven_bans=0)
+    for number in range(5):
+        story.attempt(Case.UNKNOWN_ACCOUNT, account=f"u{number}", transport="UDP")
+        story.attempt(Case.UNKNOWN_ACCOUNT, account=f"t{number}", transport="TCP")
+        story.wait(20)
+    assert [ban.is_proven for ban in story.bans] == [True]
+
+
+def test_a_forger_can_ban_a_phone_that_never_logged_in_but_not_one_that_did() -> None:
+    """Unproven bans are wanted, for most scanners use UDP: trust, the ceiling and a first ban of an hour bound them."""
+    story = Story()
+    logs_in(story, PHONE)
+    for victim in (PHONE, OTHER):
+        story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:5], every=0.1, source=victim)
+    assert story.banned() == {f"{OTHER}/32"}
+    assert "not proven" in story.bans[0].reason
+
+
+def test_a_trusted_source_that_guesses_at_others_passwords_is_said_loudly() -> None:
+    story = Story()
+    logs_in(story, PHONE, "1001", transport="TLS")
+    story.tries(Case.WRONG_PASSWORD, SCAN[:40], every=0.5, source=PHONE, transport="TLS")
+    assert not story.bans
+    assert story.kinds() == ["trusted_offender"]
+
+
+@pytest.mark.parametrize("guessed", [["1001"] * FOUND_AFTER, [str(1001 + n) for n in range(FOUND_AFTER)]])
+def test_a_success_after_many_guesses_is_an_alarm_and_earns_no_trust(guessed: list[str]) -> None:
+    story = Story()
+    story.tries(Case.WRONG_PASSWORD, guessed, every=0.7, transport="TCP")
+    logs_in(story, ATTACKER, "1001", transport="TCP")
+    assert story.kinds() == ["password_found"]
+    assert "1001" in story.alerts[0].reason
+    assert len(story.judge.trust) == 0
+
+
+# Who is never banned.
+
+
+@pytest.mark.parametrize("case", [Case.UNKNOWN_ACCOUNT, Case.AMI_WRONG_SECRET])
+def test_the_allowlist_wins_over_everything(case: Case) -> None:
+    story = Story(tripwires=frozenset({"trap"}))
+    story.judge.allow({ip_network("203.0.113.64/28"): "the office"})
+    story.tries(case, [*SCAN, "trap"], every=0.1)
+    assert not story.bans
+    assert story.kinds() == ["allowed_offender"]
+    assert "203.0.113.64/28 is never banned: the office" in story.alerts[0].reason
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "::1", "0.0.0.0", "224.0.0.5", "fe80::1", "169.254.7.7", "64:ff9b::c633:6407"]
+)
+def test_what_is_always_safe_is_never_banned(address: str) -> None:
+    story = Story()
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN, every=0.1, source=address, transport="TCP")
+    assert not story.bans
+    assert story.judge.why_never(ip_address(address)) is not None
+
+
+def test_an_allowed_address_spares_its_neighbours_in_the_64() -> None:
+    """A ban is by /64; at many hosters the gateway lives in it."""
+    story = Story()
+    story.judge.allow({ip_network("2001:db8:9::1"): "the gateway"})
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN, every=0.1, source="2001:db8:9::bad")
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN, every=0.1, source="2001:db8:a::bad")
+    assert story.banned() == {"2001:db8:a::/64"}
+
+
+def test_a_new_allowlist_replaces_the_old_one() -> None:
+    story = Story()
+    story.judge.allow({ip_network(ATTACKER): "a mistake"})
+    story.judge.allow({})
+    assert story.judge.why_never(ip_address(ATTACKER)) is None
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:5], every=0.1)
+    assert story.bans
+
+
+@pytest.mark.parametrize("case", [Case.SIP_WRONG_PASSWORD, Case.SIP_NO_ANSWER])
+@pytest.mark.parametrize("transport", ["UDP", "TCP"])
+def test_chan_sip_never_bans_unless_opted_in(case: Case, transport: str) -> None:
+    """It reports the address that the sender wrote into ``maddr``, whatever the transport."""
+    for is_opted_in in (False, True):
+        story = Story(ban_chan_sip=is_opted_in)
+        story.tries(case, SCAN, every=1, transport=transport)
+        assert bool(story.bans) is is_opted_in
+        assert not any(ban.is_proven for ban in story.bans)
+
+
+def test_chan_sip_over_tcp_cannot_ban_a_trusted_office_even_if_opted_in() -> None:
+    story = Story(ban_chan_sip=True)
+    logs_in(story, PHONE)
+    story.tries(Case.SIP_WRONG_PASSWORD, SCAN * 2, every=0.2, source=PHONE, transport="TCP")
+    assert not story.bans
+
+
+# Floods.
+
+
+def test_a_ceiling_holds_back_bans_that_forgers_could_make_and_no_others() -> None:
+    story = Story(unproven_bans=20)
+    for number in range(60):
+        story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:5], every=0.01, source=f"198.51.100.{number}")
+    assert len(story.bans) == 20
+    assert story.judge.counters.held_back >= 40
+    assert story.kinds() == ["ban_ceiling"]
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:5], every=0.01, transport="TLS")
+    assert str(story.bans[-1].address) == ATTACKER
+
+
+def test_the_ceiling_is_a_minutes() -> None:
+    story = Story(unproven_bans=1)
+    for address in ("198.51.100.1", "198.51.100.2"):
+        story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:5], every=0.01, source=address)
+    story.wait(MINUTE)
+    story.attempt(Case.UNKNOWN_ACCOUNT, account="x", source="198.51.100.2")
+    assert story.banned() == {"198.51.100.1/32", "198.51.100.2/32"}
+
+
+def test_a_forger_cannot_flood_people_with_alerts() -> None:
+    story = Story()
+    for number in range(3 * ALERTS_A_MINUTE):
+        source = f"198.51.100.{number}"
+        for turn in range(12):  # a calm monitor each
+            event = security_event("InvalidAccountID", account=f"monitor{number}", source=source)
+            story.verdicts += story.judge.see(event, story.now + turn * 20)
+    kinds = story.kinds()
+    assert kinds.count("alert_ceiling") == 1
+    assert kinds.count("unknown_carrier") <= 3 * ALERTS_A_MINUTE
+    per_minute = [int(alert.at // MINUTE) for alert in story.alerts if alert.kind == "unknown_carrier"]
+    assert max(map(per_minute.count, per_minute)) <= ALERTS_A_MINUTE
+    assert story.judge.counters.alerts_held_back > 0
+
+
+def test_an_alarm_that_cannot_be_forged_comes_through_a_flood_of_alerts() -> None:
+    story = Story()
+    story.judge.allow({ip_network("198.51.100.0/24"): "a lab"})
+    for number in range(2 * ALERTS_A_MINUTE):
+        for account in SCAN[:5]:
+            story.see(security_event("InvalidAccountID", account=account, source=f"198.51.100.{number}"))
+    story.tries(Case.WRONG_PASSWORD, ["1001"] * 6, every=0.8)
+    logs_in(story, ATTACKER)
+    assert story.kinds()[-1] == "password_found"
+
+
+def test_an_alert_comes_once_an_hour_however_many_accounts_an_attacker_invents() -> None:
+    story = Story()
+    story.judge.allow({ip_network(ATTACKER): "a test"})
+    story.tries(Case.UNKNOWN_ACCOUNT, (f"a{n}" for n in range(1000)), every=10)
+    assert len(story.alerts) == 1000 * 10 // HOUR + 1
+
+
+def test_ipv6_is_counted_and_banned_by_64() -> None:
+    story = Story()
+    for number in range(5):
+        story.attempt(Case.UNKNOWN_ACCOUNT, account=f"u{number}", source=f"2001:db8:5::{number + 1:x}")
+    assert story.banned() == {"2001:db8:5::/64"}
+    assert str(story.bans[0].address) == "2001:db8:5::4"
+
+
+def test_a_banned_source_is_not_banned_twice() -> None:
+    story = Story()
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN, every=0.1)
+    assert len(story.bans) == 1
+    assert story.judge.counters.repeats == 2 * (len(SCAN) - 4) + 1
+
+
+# Evasion.
+
+
+def test_one_call_id_for_everything_hides_nothing() -> None:
+    for case in (Case.UNKNOWN_ACCOUNT, Case.UNKNOWN_ACCOUNT_ANSWERED):
+        story = Story()
+        story.tries(case, SCAN, every=3, session="always-the-same")
+        assert story.bans
+        assert story.judge.counters.attempts <= 8
+
+
+def test_burst_and_wait_with_one_call_id_is_caught_below_freepbx_threshold() -> None:
+    """Four requests in four seconds, then a pause: never named, and always the same Call-ID."""
+    story = Story()
+    for _ in range(60):
+        story.tries(Case.UNMATCHED, [""] * 4, every=1, session="always-the-same")
+        story.wait(30)
+    assert story.bans
+    assert story.judge.counters.attempts < 30
+
+
+def test_a_scanner_that_refuses_to_be_named_is_caught_by_its_unanswered_challenges() -> None:
+    story = Story()
+    for _ in range(20):
+        story.tries(Case.UNMATCHED, [""] * 4, every=1)
+        story.wait(30)
+    assert [ban.rule for ban in story.bans] == ["unanswered"]
+
+
+def test_a_steady_scanner_that_refuses_to_be_named_is_no_monitor() -> None:
+    story = Story()
+    story.tries(Case.UNMATCHED, [""] * 60, every=1.3)
+    assert story.bans
+
+
+def test_the_name_of_one_account_does_not_cover_others_in_its_dialogue() -> None:
+    story = Story()
+    for _ in range(40):
+        story.attempt(Case.UNKNOWN_ACCOUNT, account="dummy", session="same")
+        story.tries(Case.UNMATCHED, [""] * 4, every=1, session="same")
+        story.wait(6)
+    assert story.bans
+
+
+def test_alternating_accounts_are_no_monitor() -> None:
+    story = Story()
+    story.tries(Case.UNKNOWN_ACCOUNT, ["a", "b"] * 30, every=10)
+    assert story.bans
+
+
+def test_an_empty_account_counts_like_any_other() -> None:
+    story = Story(tripwires=frozenset({""}))
+    assert bans(story.attempt(Case.UNKNOWN_ACCOUNT, account=""))
+
+
+def test_refusals_by_an_acl_count_by_account_though_the_call_id_stays() -> None:
+    story = Story()
+    story.tries(Case.ENDPOINT_ACL, (str(n) for n in range(200)), every=3, session="same")
+    assert story.bans
+
+
+def test_refusals_spread_below_the_short_window_are_caught_in_a_day() -> None:
+    """Nine in ten minutes, for ever, were 1,296 a day."""
+    story = Story()
+    names = count()
+    for _ in range(20):
+        story.tries(Case.ENDPOINT_ACL, (f"e{n}" for n in islice(names, 8)), every=30)
+        story.wait(10 * MINUTE)
+    assert {ban.rule for ban in story.bans} == {"attempts_day"}
+
+
+def test_eight_accounts_in_a_week_are_too_many() -> None:
+    story = Story()
+    story.tries(Case.UNKNOWN_ACCOUNT_ANSWERED, SCAN[:8], every=DAY * 0.9)
+    assert [ban.rule for ban in story.bans] == ["scan_week"]
+
+
+def test_one_response_sent_for_ever_is_a_flood_and_no_retransmission() -> None:
+    story = Story()
+    event = security_event("ChallengeResponseFailed", account="1001", source=ATTACKER, session="same")
+    for _ in range(12 * REPEATS):
+        story.see(event)
+        story.wait(0.05)
+    assert story.bans
+
+
+def test_a_success_never_lowers_what_was_counted_on_other_accounts() -> None:
+    story = Story(trust_time=0)
+    for number in range(5):
+        logs_in(story, ATTACKER, "mine")
+        story.attempt(Case.UNKNOWN_ACCOUNT, account=f"u{number}")
+        story.wait(30)
+    assert [ban.rule for ban in story.bans] == ["scan"]
+
+
+def test_a_tripwire_is_compared_without_case_and_bans_at_once() -> None:
+    for case in (Case.UNKNOWN_ACCOUNT, Case.WRONG_PASSWORD):
+        story = Story(tripwires=frozenset({"Admin"}))
+        assert [ban.rule for ban in bans(story.attempt(case, account="aDMIN"))] == ["tripwire"]
+
+
+# The ladder.
+
+
+def test_bans_grow_from_an_hour_to_a_month() -> None:
+    story = Story()
+    for _ in range(5):
+        story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:5], every=0.1)
+        assert story.bans[-1].seconds is not None
+        story.wait(story.bans[-1].seconds + 1)
+    assert [ban.level for ban in story.bans] == [1, 2, 3, 4, 4]
+    for ban, plain in zip(story.bans, [HOUR, DAY, 7 * DAY, 30 * DAY, 30 * DAY], strict=True):
+        assert 0.9 * plain <= (ban.seconds or 0) <= 1.1 * plain
+
+
+def test_quiet_months_lead_down_the_ladder() -> None:
+    story = Story()
+    for _ in range(3):
+        story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:5], every=0.1)
+        story.wait((story.bans[-1].seconds or 0) + 1)
+    story.wait(60 * DAY)
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:5], every=0.1)
+    assert story.bans[-1].level == 2
+
+
+# Words.
+
+
+@pytest.mark.parametrize("hostile", ["\x1b[31mred", "a\x07\x08b", "\u202egnp", "x" * 36, "a\tb\x00c"])
+def test_hostile_accounts_are_escaped_and_cut_in_reasons(hostile: str) -> None:
+    story = Story()
+    for number in range(30):
+        event = security_event("InvalidAccountID", account="x", source=ATTACKER)
+        story.see(event._replace(account=f"{hostile}{number}" * 300, session="s" * 60_000 + str(number)))
+        story.wait(0.01)
+    (ban,) = story.bans
+    assert ban.reason.isprintable()
+    assert len(ban.reason) < 600
+    assert all(len(each.account) <= 128 and len(each.session) <= 128 for each in ban.evidence)
+
+
+def test_hostile_accounts_are_cut_in_alerts() -> None:
+    story = Story()
+    story.judge.allow({ip_network(ATTACKER): "a test"})
+    for number in range(30):
+        event = security_event("InvalidAccountID", account="x", source=ATTACKER)
+        story.see(event._replace(account=f"\x1b[2J{number}" * 10_000))
+    (alert,) = story.alerts
+    assert alert.reason.isprintable()
+    assert len(alert.reason) < 600
+    assert len(alert.account) <= 128
+
+
+def test_a_reason_is_a_sentence_with_numbers() -> None:
+    story = Story()
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:5], every=10)
+    assert story.bans[0].reason == (
+        "5 unknown accounts in 40 s (limit 5 in 10 min): '100', '101', '102', '103', '104'; 5 attempts in all; "
+        "no password tried; its address is not proven (UDP); no trust; first offence"
+    )

@@ -1,0 +1,88 @@
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amiwatch.judgement.networks import NetworkTable, key_network, source_key
+from amiwatch.judgement.values import IPAddress, IPNetwork, source_network
+
+# Few bits, so that networks meet, nest and miss each other.
+ADDRESSES = st.one_of(
+    st.integers(0, 255).map(lambda bits: IPv4Address(0xC0000200 | bits)),
+    st.integers(0, 255).map(lambda bits: IPv6Address((0x20010DB8 << 96) | (bits >> 4) << 64 | bits & 15)),
+)
+
+
+def _network(address: IPAddress, narrow: int) -> IPNetwork:
+    base = 24 if address.version == 4 else 56
+    return ip_network((address, min(base + narrow, address.max_prefixlen)), strict=False)
+
+
+NETWORKS = st.builds(_network, ADDRESSES, st.integers(0, 72))
+
+
+@given(st.dictionaries(NETWORKS, st.integers()), ADDRESSES)
+def test_it_finds_what_a_linear_search_finds(networks: dict[IPNetwork, int], address: IPAddress) -> None:
+    table: NetworkTable[int] = NetworkTable()
+    for network, value in networks.items():
+        table.put(network, value)
+    around = {(network, value) for network, value in networks.items() if address in network}
+    assert set(table.all_covering(address)) == around
+    found = table.covering(address)
+    assert found in around if around else found is None
+    assert set(table) == set(networks.items())
+    assert (len(table), bool(table)) == (len(networks), bool(networks))
+
+
+@given(st.dictionaries(NETWORKS, st.integers(), max_size=8), NETWORKS)
+def test_overlaps_are_those_of_a_linear_search(networks: dict[IPNetwork, int], other: IPNetwork) -> None:
+    table: NetworkTable[int] = NetworkTable()
+    for network, value in networks.items():
+        table.put(network, value)
+    shared = [network for network in networks if network.version == other.version and network.overlaps(other)]
+    found = table.overlapping(other)
+    assert found is None if not shared else found is not None and found[0] in shared
+
+
+@given(st.lists(st.tuples(st.booleans(), NETWORKS, st.integers())))
+def test_it_is_a_dictionary_of_networks(steps: list[tuple[bool, IPNetwork, int]]) -> None:
+    table: NetworkTable[int] = NetworkTable()
+    model: dict[IPNetwork, int] = {}
+    for is_put, network, value in steps:
+        if is_put:
+            table.put(network, value)
+            model[network] = value
+        else:
+            assert table.pop(network) == model.pop(network, None)
+        assert table.get(network) == model.get(network)
+    assert dict(table) == model
+
+
+@given(st.ip_addresses())
+def test_a_source_is_its_address_or_its_64(address: IPAddress) -> None:
+    assert key_network(source_key(address)) == source_network(address)
+    assert address in source_network(address)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:0:0:1", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("0.0.0.0", "::", False),
+        ("255.255.255.255", "::ffff:0", False),
+    ],
+)
+def test_two_addresses_are_one_source_only_in_the_same_64(one: str, other: str, is_same: bool) -> None:
+    assert (source_key(ip_address(one)) == source_key(ip_address(other))) is is_same
+
+
+def test_everything_is_a_network_too() -> None:
+    table: NetworkTable[str] = NetworkTable()
+    table.put(IPv4Network("0.0.0.0/0"), "all of IPv4")
+    assert table.covering(IPv4Address("198.51.100.1")) == (IPv4Network("0.0.0.0/0"), "all of IPv4")
+    assert table.covering(IPv6Address("2001:db8::1")) is None
+    table.put(IPv6Network("::/0"), "all of IPv6")
+    assert table.covering(IPv6Address("2001:db8::1")) is not None
