@@ -188,7 +188,7 @@ class Connection(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
 
     async def end(self) -> None:
         """Cut the connection, and return when nothing of it is left. May be repeated."""
-        self.transport.abort()
+        self._cut()
         await asyncio.wait({self.gone}, timeout=FAREWELL)
 
     def local(self) -> tuple[str, int]:
@@ -273,7 +273,12 @@ class Connection(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
     def _fail(self, fault: AmiError) -> None:
         """End because of this."""
         self.fault = self.fault or fault
-        self.transport.abort()
+        self._cut()
+
+    def _cut(self) -> None:
+        # Debian 12's Python 3.11.2 raises AttributeError for the abort of a TLS transport that is gone already.
+        if not self.gone.done():
+            self.transport.abort()
 
     def _reason(self) -> AmiError:
         return self.fault or AmiUnreachable("the connection was lost")
