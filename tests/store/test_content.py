@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from ipaddress import ip_address, ip_network
@@ -189,14 +190,26 @@ async def test_forget_deletes_what_ended_and_keeps_what_is_open(store: Store, pa
         assert (reader.count("gaps"), len(reader.pending_requests()), reader.count("evidence")) == (1, 1, 2)
 
 
-async def test_forget_goes_in_steps(store: Store, path: Path) -> None:
-    store.put_attempts([attempt(account=str(n), at=NOON - 600 * (1 + n % 50)) for n in range(12_000)])
+async def test_forget_lets_a_ban_be_written_between_its_steps(store: Store, path: Path) -> None:
+    store.put_attempts([attempt(account=str(n), at=NOON - 600 * (1 + n % 50)) for n in range(25_000)])
     await store.flush()
-    before = store.commits
-    assert (await store.forget(NOON))["attempts"] == 12_000
-    assert store.commits == before  # those count batches of rows
+    forgetting = asyncio.create_task(store.forget(NOON))
+    store.put_ban(make_ban(), **OFFICE)
+    await store.flush()
+    assert not forgetting.done()
+    assert (await forgetting)["attempts"] == 25_000
     with Reader(path) as reader:
-        assert reader.count("attempts") == 0
+        assert (reader.count("attempts"), reader.count("bans")) == (0, 1)
+
+
+async def test_forget_gives_space_back_to_the_disk(store: Store, path: Path) -> None:
+    store.put_attempts([attempt(account="x" * 100 + str(n), at=NOON - 600) for n in range(25_000)])
+    await store.flush()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    before = path.stat().st_size
+    await store.forget(NOON)
+    assert path.stat().st_size < before / 1.5
 
 
 async def test_all_about_one_address_can_be_forgotten_but_not_its_ban(store: Store, path: Path) -> None:

@@ -29,6 +29,8 @@ async def test_bans_are_listed_newest_first_and_page_by_page(store: Store, path:
     with Reader(path) as reader:
         first = list(reader.bans(limit=2))
         second = list(reader.bans(limit=2, after=first[-1].id))
+        assert reader.count_open(NOON + 10) == 5
+        assert reader.count_open(NOON + 3602) == 2
     assert [ban.address for ban in first + second] == ["203.0.113.4", "203.0.113.3", "203.0.113.2", "203.0.113.1"]
 
 

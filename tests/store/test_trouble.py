@@ -157,11 +157,13 @@ async def test_damage_that_only_a_read_finds_is_handled_too(path: Path, said: li
 async def test_a_database_that_somebody_removed_is_begun_anew(path: Path, said: list[str]) -> None:
     opened: list[bool] = []
     async with await Store.open(path, on_trouble=said.append, on_opened=opened.append) as store:
+        version = await store.data_version()
         for file in path.parent.iterdir():
             file.unlink()
         store.put_ban(make_ban(), **OFFICE)
         await store.flush()
         assert len(await store.active_bans(NOON)) == 1
+        assert await store.data_version() != version
     assert opened == [True]
     assert "removed" in said[0]
 
@@ -203,6 +205,14 @@ async def test_a_row_that_sqlite_refuses_takes_no_other_with_it(store: Store, pa
     assert "SQLite will not take attempt" in said[0]
     with Reader(path) as reader:
         assert (reader.count("bans"), reader.count("attempts")) == (1, 3)
+
+
+async def test_a_put_that_makes_no_sense_does_not_end_the_writer(store: Store, said: list[str]) -> None:
+    store.put_lift(None, at=NOON, by="alice", reason="")  # type: ignore[arg-type]
+    store.put_ban(make_ban(), **OFFICE)
+    await store.flush()
+    assert (store.lost, len(await store.active_bans(NOON))) == (1, 1)
+    assert "will not take lift" in said[0]
 
 
 async def test_close_ends_in_time_when_the_database_is_locked_and_says_what_is_lost(
