@@ -13,10 +13,15 @@ import shutil
 import signal
 import sys
 import tempfile
+import textwrap
 from contextlib import suppress
 from pathlib import Path
 
+from rich.console import Console
+
 from amiwatch.demo.ending import closing, faults, last_line, opening
+from amiwatch.demo.live import MIN_HEIGHT, MIN_WIDTH, LiveView
+from amiwatch.demo.picture import draw
 from amiwatch.demo.plain import PlainView
 from amiwatch.demo.show import DemoFailed, Show, View
 from amiwatch.errors import FirewallError, StoreError
@@ -35,15 +40,19 @@ INTERRUPTED = 130
 DATABASE = "demo.db"
 
 
-def main(plain: bool) -> int:
-    """Run the demo and return its exit code: 0 only if everything happened as it should."""
+def main(plain: bool, *, picture: Path | None = None) -> int:
+    """
+    Run the demo and return its exit code: 0 only if everything happened as it should.
+
+    Call it before any thread is started. ``picture`` is where an SVG of the end goes.
+    """
     # An ordinary user's PATH has no sbin on Debian.
     os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
     wire, why = _private_wire()
     try:
         why = why or _missing_programs() or asyncio.run(_kernel_refusal())
         show = Show(_database(), wire=wire, is_real=not why)
-        return asyncio.run(_run(show, why, plain))
+        return asyncio.run(_run(show, why, plain, picture))
     except DemoFailed as error:
         print(f"The demo failed: {error}")  # noqa: T201
         return error.exit_code
@@ -54,26 +63,51 @@ def main(plain: bool) -> int:
             wire.close()
 
 
-async def _run(show: Show, why: str, plain: bool) -> int:
-    print(opening(show, why), flush=True)  # noqa: T201
-    view: View = PlainView(show)
+async def _run(show: Show, why: str, plain: bool, picture: Path | None) -> int:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _interrupt)
-    painter = asyncio.create_task(_paint(show, view))
+    console = Console(highlight=False)
+    if plain or not _can_paint(console):
+        print(opening(show, why), flush=True)  # noqa: T201
+        await _perform(show, PlainView(show))
+    else:
+        with LiveView(show, console, why) as view:
+            await _perform(show, view)
+        console.print(view.picture(console.width, len(show.scores) + 6))
+        if picture is not None:
+            draw(view, picture)
+    found = faults(show)
+    for line in [*closing(show, _commands(show.database)), last_line(show, found)]:
+        print(_wrapped(line, console) if console.is_terminal else line)  # noqa: T201
+    return 1 if found else 0
+
+
+def _can_paint(console: Console) -> bool:
+    is_able = console.is_terminal and not console.is_dumb_terminal and console.encoding.startswith("utf")
+    return is_able and console.width >= MIN_WIDTH and console.height >= MIN_HEIGHT
+
+
+def _wrapped(line: str, console: Console) -> str:
+    """Break a sentence for the eye; a command stays in one piece, to be copied."""
+    if line.startswith("  AMIWATCH_"):
+        return line
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.fill(line, console.width, subsequent_indent=indent, break_on_hyphens=False)
+
+
+async def _perform(show: Show, view: View) -> None:
+    painter = asyncio.create_task(_paint(show, view), name="painter")
     try:
         await show.run(view)
     finally:
         painter.cancel()
         await asyncio.gather(painter, return_exceptions=True)
-    found = faults(show)
-    print("\n".join([*closing(show, _commands(show.database)), last_line(show, found)]))  # noqa: T201
-    return 1 if found else 0
 
 
 async def _paint(show: Show, view: View) -> None:
     while True:
-        await asyncio.sleep(REFRESH)
-        show.arrivals()
+        show.look_for_arrivals()
         view.refresh()
+        await asyncio.sleep(REFRESH)
 
 
 def _interrupt() -> None:
@@ -99,7 +133,11 @@ def _missing_programs() -> str:
     missing = [
         name for program in PROGRAMS.values() for name in (program, f"{program}-restore") if not shutil.which(name)
     ]
-    return f"{', '.join(missing)} is missing: install the packages iptables and ipset" if missing else ""
+    return (
+        f"{', '.join(missing)} missing: install iptables (on Debian or Ubuntu: sudo apt-get install iptables ipset)"
+        if missing
+        else ""
+    )
 
 
 async def _kernel_refusal() -> str:
@@ -123,7 +161,7 @@ async def _kernel_refusal() -> str:
 def _database() -> Path:
     """Return where the demo's database goes: here, instead of the last one's, or into a folder of its own."""
     path = Path(DATABASE)
-    if not os.access(".", os.W_OK) or (path.exists() and not _is_ours(path)):
+    if not os.access(".", os.W_OK) or path.is_symlink() or (path.exists() and not _is_ours(path)):
         return Path(tempfile.mkdtemp(prefix="amiwatch-")) / DATABASE
     for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
         Path(name).unlink(missing_ok=True)

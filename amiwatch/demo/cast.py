@@ -96,32 +96,72 @@ async def new_gateway(agents: Sequence[UserAgent]) -> None:
         await asyncio.sleep(1.4)
 
 
-async def scanner(agents: Sequence[UserAgent]) -> None:
-    """Ask for one extension after the other, and never stop; from all its addresses in turn."""
-    for number, agent in zip(itertools.count(1000), itertools.cycle(agents), strict=False):
-        agent.send("REGISTER", str(number))
-        await asyncio.sleep(0.05)
+def scanner(pause: float) -> Act:
+    """Ask for one extension after the other, and never stop; from all addresses in turn, ``pause`` seconds between."""
+
+    async def act(agents: Sequence[UserAgent]) -> None:
+        for number, agent in zip(itertools.count(1000), itertools.cycle(agents), strict=False):
+            agent.send("REGISTER", str(number))
+            await asyncio.sleep(pause)
+
+    return act
 
 
 async def guesser(agents: Sequence[UserAgent]) -> None:
     """Try one password after the other on an extension that exists."""
     for number in itertools.count(1):
         await agents[0].request("REGISTER", "101", password=f"secret{number}", timeout=0.2)
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(0.9)
 
 
 async def patient(agents: Sequence[UserAgent]) -> None:
     """Try a name now and then: slow enough for everybody who counts by the second."""
     for name in itertools.cycle(("admin", "sales", "support", "voicemail", "fax", "test", "info", "lobby")):
         await agents[0].request("INVITE", name, timeout=0.2)
-        await asyncio.sleep(2.4)
+        await asyncio.sleep(3.5)
 
+
+HOPPER = tuple(f"2001:db8:bad::{number}" for number in range(20, 26))
+"""One customer's network has more addresses than anybody can ban one by one."""
 
 CAST: tuple[Actor, ...] = (
     _actor("phone 101", "192.0.2.101", Fate.SERVED, phone("101")),
     _actor("phone 102", "192.0.2.102", Fate.SERVED, phone("102"), enters=0.3),
     _actor("phone 103", "192.0.2.103", Fate.SERVED, phone("103"), enters=0.6),
+    _actor(
+        "office",
+        "203.0.113.10",
+        Fate.REPORTED,
+        office(("201", "202"), "203"),
+        enters=0.2,
+        remark="three phones behind one address, one with an old password",
+    ),
     _actor("carrier", "203.0.113.60", Fate.SERVED, carrier, is_trunk=True),
-    _actor("scanner", "198.51.100.20", Fate.BANNED, scanner, enters=2.5, remark="tries extensions, 20 a second"),
-    _actor("guesser", "198.51.100.66", Fate.BANNED, guesser, enters=4.0, remark="tries passwords on extension 101"),
+    _actor(
+        "new gateway",
+        "203.0.113.61",
+        Fate.REPORTED,
+        new_gateway,
+        enters=0.4,
+        remark="calls from a carrier that nobody has told the PBX about",
+    ),
+    _actor(
+        "slow attacker",
+        "198.51.100.99",
+        Fate.BANNED,
+        patient,
+        enters=0.5,
+        remark="a name every 3.7 s (a real one waits for minutes)",
+    ),
+    _actor("scanner", "198.51.100.20", Fate.BANNED, scanner(0.05), enters=3.0, remark="tries extensions, 20 a second"),
+    _actor("guesser", "198.51.100.66", Fate.BANNED, guesser, enters=4.5, remark="tries passwords on extension 101"),
+    Actor(
+        "IPv6 scanner",
+        "2001:db8:bad::/64",
+        HOPPER,
+        Fate.BANNED,
+        scanner(0.1),
+        enters=7.0,
+        remark="tries extensions, each from another address",
+    ),
 )

@@ -57,12 +57,12 @@ def opening(show: Show, why: str) -> str:
     """Return the first line."""
     if not show.is_real:
         return f"amiwatch demo, a dry run: {NOTHING_DROPPED.replace('was', 'is')}, for {why}"
-    return "amiwatch demo: real packets, the real daemon and the real kernel, in a network of its own"
+    return "amiwatch demo: real packets, real daemon, real kernel, in a network of its own"
 
 
 def closing(show: Show, commands: list[str]) -> Iterator[str]:
     """Yield the lines of the end but for the last."""
-    yield "What was banned, and why:"
+    yield "What was banned, and why:" if show.is_real else "What would have been banned, and why:"
     for score in show.scores:
         if score.ban is not None:
             yield from _ban_lines(score, show.is_real)

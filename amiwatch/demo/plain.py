@@ -8,7 +8,7 @@ from amiwatch.demo.show import Show
 PAUSE = 4.0
 """Seconds between two summaries."""
 
-WORDS = {"ban": "BANNED  ", "alert": "REPORTED", "act": "begins  "}
+WORDS = {"ban": "BANNED", "would": "WOULD BAN", "alert": "REPORTED", "act": "begins"}
 
 
 class PlainView:
@@ -19,7 +19,7 @@ class PlainView:
         self._next = PAUSE
 
     def happened(self, at: float, what: str, text: str) -> None:
-        _line(at, f"{WORDS[what]} {text}")
+        _line(at, f"{WORDS[what]:<9} {text}")
 
     def refresh(self) -> None:
         if self._show.elapsed < self._next:
@@ -29,7 +29,7 @@ class PlainView:
         honest = [score for score in self._show.scores if score.actor.fate is not Fate.BANNED]
         counts = [f"{score.actor.name} {score.sent} sent, {score.arrived} arrived" for score in attackers]
         sent, arrived = sum(score.sent for score in honest), sum(score.arrived for score in honest)
-        _line(self._show.elapsed, "; ".join(["counts   " + f"honest {sent} sent, {arrived} arrived", *counts]))
+        _line(self._show.elapsed, "; ".join([f"counts    honest {sent} sent, {arrived} arrived", *counts]))
 
 
 def _line(at: float, text: str) -> None:

@@ -15,6 +15,7 @@ import os
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Protocol
 
+import amiwatch
 from amiwatch.demo.cast import CAST, PHONES, Actor
 from amiwatch.errors import AmiwatchError, FirewallError
 from amiwatch.firewall.ipset import IpsetFirewall
@@ -29,7 +31,7 @@ from amiwatch.testing.asterisk import FakeAsterisk, User
 from amiwatch.testing.netns import Wire
 from amiwatch.testing.sip import Address, FakeSip, UserAgent
 
-SECONDS = 24.0
+SECONDS = 27.0
 """How long packets are sent."""
 
 START_TIME = 15.0
@@ -43,6 +45,9 @@ SETTLE_TIME = 0.3
 
 COUNT_TIME = 0.5
 """Seconds between two looks at the kernel's counters."""
+
+START = "import sys; sys.path.append(sys.argv[1]); from amiwatch.demo.watcher import start; start()"
+"""How the daemon's process begins: as ``-m amiwatch.demo.watcher``, but without modules of the folder we are in."""
 
 SECRET = "demo"  # noqa: S105 - of a manager interface that nobody else can reach
 SIP_PORT = 5060
@@ -58,7 +63,11 @@ class View(Protocol):
     """Who shows it. Plain functions that return at once."""
 
     def happened(self, at: float, what: str, text: str) -> None:
-        """Show something that happened ``at`` seconds after the beginning; ``what`` is ban, alert or act."""
+        """
+        Show something that happened ``at`` seconds after the beginning.
+
+        ``what`` is ban (in a dry run would), alert or act.
+        """
 
     def refresh(self) -> None:
         """Show how the counts stand; called some times a second."""
@@ -77,6 +86,10 @@ class Score:
     """When its last packet arrived (``time.monotonic``)."""
     ban: dict[str, Any] | None = None
     alert: dict[str, Any] | None = None
+    arrivals: Counter[int] = field(default_factory=Counter)
+    """Packets that arrived, by second."""
+    losses: Counter[int] = field(default_factory=Counter)
+    """Packets that were sent and did not arrive, by second."""
     sent_before: int = 0
     """What it had sent when its ban was told."""
 
@@ -110,6 +123,7 @@ class Show:
         """Networks that were banned and are nobody's."""
         self.began = time.monotonic()
         self.view: View | None = None
+        self.is_over = False
         self._pbx: FakeSip | None = None
         self._firewall = IpsetFirewall()
 
@@ -172,6 +186,7 @@ class Show:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
             await self._look()
+            self.is_over = True
 
     async def _enter(self, score: Score) -> None:
         await asyncio.sleep(score.actor.enters)
@@ -184,19 +199,13 @@ class Show:
     @asynccontextmanager
     async def _daemon(self, ami: FakeAsterisk) -> AsyncIterator[asyncio.subprocess.Process]:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "amiwatch.demo.watcher",
+            sys.executable, "-P", "-c", START, str(Path(amiwatch.__file__).parents[1]),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
             env=self._environment(ami),
         )  # fmt: skip
-        assert process.stdout is not None
         try:
-            async with asyncio.timeout(START_TIME):
-                while (told := await _line(process)).get("state") != "hearing":
-                    if not told:
-                        raise DemoFailed(f"The daemon did not start: {await _complaint(process)}")
+            await _until_hearing(process)
             yield process
-        except TimeoutError:
-            raise DemoFailed(f"The daemon did not hear its Asterisk within {START_TIME:.0f} s.") from None
         finally:
             await _end(process)
 
@@ -227,8 +236,11 @@ class Show:
             self.strangers.append(told["network"])
         elif score.ban is None:
             score.ban, score.sent_before = told, score.sent
-        who = score.actor.name if score else "somebody"
-        self._say("ban", f"{who} {told['network'].removesuffix('/32')} in {took}, {told['rule']}: {told['reason']}")
+        who = f"{score.actor.name if score else 'somebody'} {told['network'].removesuffix('/32')}"
+        if self.is_real:
+            self._say("ban", f"{who} in {took}, {told['rule']}: {told['reason']}")
+        else:
+            self._say("would", f"{who}, {told['rule']}: {told['reason']}")
 
     def _alerted(self, told: dict[str, Any]) -> None:
         score = self._score(told["address"])
@@ -255,16 +267,21 @@ class Show:
             await self._look()
             await asyncio.sleep(COUNT_TIME)
 
-    def arrivals(self) -> None:
+    def look_for_arrivals(self) -> None:
         """Take over what the PBX's sockets have counted."""
-        assert self._pbx is not None
+        if self._pbx is None:
+            return
+        second = max(0, min(int(self.elapsed), int(self.seconds) - 1))
         for score in self.scores:
-            score.arrived = sum(self._pbx.arrived[address] for address in score.actor.addresses)
+            arrived = sum(self._pbx.arrived[address] for address in score.actor.addresses)
+            score.arrivals[second] += arrived - score.arrived
+            score.losses[second] = score.sent - arrived - sum(lost for at, lost in score.losses.items() if at < second)
+            score.arrived = arrived
             heard = [self._pbx.heard_at[a] for a in score.actor.addresses if a in self._pbx.heard_at]
             score.heard_at = max(heard, default=None)
 
     async def _look(self) -> None:
-        self.arrivals()
+        self.look_for_arrivals()
         if not self.is_real:
             return
         try:
@@ -279,6 +296,16 @@ class Show:
 
 def _family(address: str) -> int:
     return ip_address(address).version
+
+
+async def _until_hearing(process: asyncio.subprocess.Process) -> None:
+    try:
+        async with asyncio.timeout(START_TIME):
+            while (told := await _line(process)).get("state") != "hearing":
+                if not told:
+                    raise DemoFailed(f"The daemon did not start: {await _complaint(process)}")
+    except TimeoutError:
+        raise DemoFailed(f"The daemon did not hear its Asterisk within {START_TIME:.0f} s.") from None
 
 
 async def _line(process: asyncio.subprocess.Process) -> dict[str, Any]:

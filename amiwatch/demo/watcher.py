@@ -1,7 +1,7 @@
 """
 The daemon of the demo, in a process of its own: the real one, with a listener that tells what happens, a line each.
 
-Run by ``show.py`` as ``python -m amiwatch.demo.watcher``. It reads its settings from the environment alone, and ends
+Started by ``show.py``. It reads its settings from the environment alone, and ends
 with its standard input, so that nothing is left behind whatever becomes of the demo.
 """
 
@@ -67,8 +67,9 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Run, and end the process: at once, for nobody may be left to read what is buffered."""
     code = main()
-    with contextlib.suppress(BrokenPipeError, OSError):
+    with contextlib.suppress(OSError):
         sys.stdout.flush()
     os._exit(code)

@@ -308,23 +308,28 @@ class UserAgent(asyncio.DatagramProtocol):
         Returns the status of the last response, None if there was none within ``timeout`` seconds.
         """
         call = new_call_id(self.address[0])
-        answer = await self._exchange(method, account, call, 1, "", timeout)
+        answer = await self.exchange(method, account, call, 1, "", timeout)
         if answer is not None and answer.start[1] == "401" and password is not None:
-            credentials = self._credentials(answer, method, account, password)
-            answer = await self._exchange(method, account, call, 2, credentials, timeout)
+            credentials = self.credentials(answer, method, account, password)
+            answer = await self.exchange(method, account, call, 2, credentials, timeout)
         return None if answer is None else int(answer.start[1])
 
     def send(self, method: str, account: str) -> None:
         """Send a request without credentials, and never mind the answer: what a scanner does."""
-        self._put(self._text(method, account, new_call_id(self.address[0]), 1, ""))
+        self.put(self._text(method, account, new_call_id(self.address[0]), 1, ""))
 
-    async def _exchange(
+    async def exchange(
         self, method: str, account: str, call: str, number: int, credentials: str, timeout: float
     ) -> Message | None:
+        """
+        Send one request of a dialogue and return its answer, None if there is none within ``timeout`` seconds.
+
+        ``call`` is the Call-ID, ``number`` the CSeq, ``credentials`` a header line with its end, or empty.
+        """
         key = (call, f"{number} {method}")
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._waiting[key] = future
-        self._put(self._text(method, account, call, number, credentials))
+        self.put(self._text(method, account, call, number, credentials))
         try:
             async with asyncio.timeout(timeout):
                 answer = await future
@@ -333,14 +338,15 @@ class UserAgent(asyncio.DatagramProtocol):
         finally:
             del self._waiting[key]
         if method == "INVITE":
-            self._put(self._text("ACK", account, call, number, ""))
+            self.put(self._text("ACK", account, call, number, ""))
         return answer
 
     def _uri(self) -> str:
         host, port = self.server
         return f"sip:[{host}]:{port}" if ":" in host else f"sip:{host}:{port}"
 
-    def _credentials(self, challenge: Message, method: str, account: str, password: str) -> str:
+    def credentials(self, challenge: Message, method: str, account: str, password: str) -> str:
+        """Return the header line that answers a challenge."""
         fields = challenge.headers.get("www-authenticate", "").partition(" ")[2]
         asked = parse_keqv_list(parse_http_list(fields))
         digest = Digest(
@@ -368,7 +374,8 @@ class UserAgent(asyncio.DatagramProtocol):
             f"Content-Length: 0\r\n\r\n"
         ).encode()
 
-    def _put(self, data: bytes) -> None:
+    def put(self, data: bytes) -> None:
+        """Send any bytes to the server, SIP or not."""
         assert self._transport is not None, "use it with `async with`"
         self._transport.sendto(data, self.server)
         self.sent += 1
