@@ -1,0 +1,105 @@
+import asyncio
+import json
+import sys
+
+import pytest
+
+from amiwatch.testing.asterisk import FakeAsterisk, User
+
+
+@pytest.fixture
+def check(environ, tmp_path):
+    """Run ``amiwatch check`` beside the test's Asterisk; returns code, text and findings."""
+
+    async def check(pbx: FakeAsterisk, **more: str) -> tuple[int, str, list[dict]]:
+        settings = {**environ, "AMIWATCH_AMI__PORT": str(pbx.port), **more}
+
+        async def run(*options: str) -> tuple[int, str]:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "amiwatch",
+                "check",
+                *options,
+                env=settings,
+                cwd=tmp_path,
+                stdout=asyncio.subprocess.PIPE,
+            )
+            out, _ = await asyncio.wait_for(process.communicate(), 20)
+            return process.returncode or 0, out.decode()
+
+        (code, text), (_, found) = await asyncio.gather(run(), run("--json"))
+        return code, text, json.loads(found)
+
+    return check
+
+
+def bad(findings: list[dict]) -> list[str]:
+    return [one["subject"] for one in findings if one["mark"] == "bad"]
+
+
+async def test_where_all_is_right_nothing_is_bad(check, fake_asterisk, path):
+    code, text, findings = await check(fake_asterisk)
+    assert (code, bad(findings)) == (0, [])
+    assert "✓ ami       pbx: Asterisk 22 at 127.0.0.1" in text
+    assert "logged in and hearing" in text
+    assert "✗" not in text
+    assert not path.exists()  # nothing is changed
+
+
+async def test_an_asterisk_that_is_away_or_refuses_is_bad(check, fake_asterisk):
+    code, text, _ = await check(fake_asterisk, AMIWATCH_AMI__SECRET="wrong")
+    assert code == 77
+    assert "✗ ami" in text
+    await fake_asterisk.stop()
+    assert (await check(fake_asterisk))[0] == 69
+
+
+async def test_a_user_that_hears_nothing_or_may_too_much_is_told(check, fake_asterisk):
+    fake_asterisk.users["deaf"] = User("secret", read=frozenset({"call"}))
+    code, text, _ = await check(fake_asterisk, AMIWATCH_AMI__USERNAME="deaf")
+    assert code == 69
+    assert "deaf" in text
+    assert "add 'read = security' to [deaf]" in text
+    fake_asterisk.users["mighty"] = User("secret", write=frozenset({"system", "command"}))
+    code, text, _ = await check(fake_asterisk, AMIWATCH_AMI__USERNAME="mighty")
+    assert code == 0
+    assert "may do more than listen" in text
+
+
+async def test_an_old_asterisk_is_doubted(check, fake_asterisk):
+    fake_asterisk.banner = b"Asterisk Call Manager/5.0.2\r\n"
+    code, text, _ = await check(fake_asterisk)
+    assert code == 0
+    assert "Asterisk 16, before 16.26" in text
+
+
+async def test_every_mistake_of_the_settings_has_its_line(check, fake_asterisk):
+    code, text, findings = await check(fake_asterisk, AMIWATCH_MODE="maybe", AMIWATCH_FOO="1")
+    assert code == 78
+    assert bad(findings) == ["settings", "settings"]
+    assert text.count("✗ settings") == 2
+
+
+async def test_a_missing_secret_is_a_mistake_and_the_rest_is_looked_at(check, fake_asterisk):
+    code, _, findings = await check(fake_asterisk, AMIWATCH_AMI__SECRET="")
+    assert code == 78
+    assert "database" in [one["subject"] for one in findings]
+
+
+async def test_a_database_without_a_place_is_bad(check, fake_asterisk, tmp_path):
+    code, text, findings = await check(fake_asterisk, AMIWATCH_DATABASE=str(tmp_path / "nowhere" / "a.db"))
+    assert (code, bad(findings)) == (74, ["database"])
+    assert "make the directory" in text
+    junk = tmp_path / "junk.db"
+    junk.write_bytes(b"no database at all" * 100)
+    assert (await check(fake_asterisk, AMIWATCH_DATABASE=str(junk)))[0] == 74
+
+
+@pytest.mark.kernel
+async def test_a_missing_rule_is_bad_where_something_ought_to_be_dropped(check, fake_asterisk):
+    settings = {"AMIWATCH_FIREWALL": "ipset", "AMIWATCH_SET_NAME": "clicheck"}
+    code, text, findings = await check(fake_asterisk, **settings)
+    assert (code, set(bad(findings))) == (69, {"rule"})
+    assert "amiwatch firewall install" in text
+    assert (await check(fake_asterisk, **settings, AMIWATCH_MODE="observe"))[0] == 0

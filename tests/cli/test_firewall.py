@@ -1,0 +1,103 @@
+"""``firewall`` and ``check`` against the real kernel, in a private network namespace."""
+
+import json
+import sqlite3
+import subprocess
+from contextlib import closing
+
+import pytest
+
+from amiwatch.testing.netns import Wire
+
+
+@pytest.fixture
+def kernel(call):
+    """Call the program with the real firewall; what it made is taken away afterwards."""
+
+    def kernel(*arguments: str, **more: str):
+        return call(*arguments, AMIWATCH_FIREWALL="ipset", AMIWATCH_SET_NAME="cli", **more)
+
+    yield kernel
+    assert kernel("firewall", "remove", "--yes").exit_code == 0
+
+
+def test_a_dry_run_has_nothing_to_install(call):
+    for command in ("install", "show", "remove"):
+        result = call("firewall", command)
+        assert result.exit_code == 0
+        assert "dry run" in result.stdout
+    assert json.loads(call("firewall", "show", "--json").stdout) == {"sets": [], "rules": []}
+
+
+@pytest.mark.kernel
+def test_what_is_installed_is_shown_and_removed(kernel):
+    assert kernel("firewall", "install").exit_code == 0
+    assert kernel("firewall", "install").exit_code == 0
+    shown = kernel("firewall", "show").stdout
+    assert "set cli4         0 of 1000000 entries, used by 2 rules" in shown
+    assert "in raw PREROUTING, first; 0 packets" in shown
+    state = json.loads(kernel("firewall", "show", "--json").stdout)
+    assert {one["name"] for one in state["sets"]} == {"cli4", "cli6"}
+    assert all(rule["is_present"] for rule in state["rules"])
+    assert kernel("firewall", "remove").exit_code == 0
+    shown = kernel("firewall", "show").stdout
+    assert "There are no sets" in shown
+    assert "missing: nothing is dropped" in shown
+
+
+@pytest.mark.kernel
+def test_a_packet_of_who_is_banned_by_hand_is_dropped_and_counted(kernel):
+    with Wire() as wire, wire.receiver(5060) as pbx:
+        kernel("firewall", "install")
+        assert kernel("ban", "198.51.100.7").exit_code == 0
+        wire.send_from("198.51.100.7", 5060, b"banned")
+        wire.send_from("198.51.100.8", 5060, b"honest")
+        assert pbx.recv(2048) == b"honest"
+        assert "1 packet dropped since it was put there" in kernel("why", "198.51.100.7").stdout
+        assert "1 packet," in kernel("firewall", "show").stdout
+        assert kernel("unban", "198.51.100.7").exit_code == 0
+        wire.send_from("198.51.100.7", 5060, b"free again")
+        assert pbx.recv(2048) == b"free again"
+
+
+@pytest.mark.kernel
+def test_bans_are_not_removed_without_a_yes(kernel):
+    kernel("ban", "198.51.100.7")
+    result = kernel("firewall", "remove")
+    assert result.exit_code == 2
+    assert "1 ban will be dropped no longer" in result.stderr
+    assert json.loads(kernel("firewall", "show", "--json").stdout)["sets"][0]["count"] == 1
+
+
+@pytest.mark.kernel
+def test_a_rule_that_is_left_to_the_administrator_is_not_placed(kernel):
+    assert "left to you" in kernel("firewall", "install", AMIWATCH_DROP_RULE="manual").stdout
+    assert not any(rule["is_present"] for rule in json.loads(kernel("firewall", "show", "--json").stdout)["rules"])
+
+
+@pytest.mark.kernel
+def test_other_ports_than_the_settings_say_are_noticed(kernel):
+    kernel("firewall", "install", AMIWATCH_PORTS="5080/udp")
+    assert "not what AMIWATCH_PORTS says" in kernel("firewall", "show").stdout
+    assert "does not drop what AMIWATCH_PORTS" in kernel("check").stdout
+
+
+@pytest.mark.kernel
+def test_a_request_that_the_kernel_refuses_is_withdrawn(kernel, path):
+    subprocess.run(["ipset", "create", "cli4", "hash:ip"], check=True)
+    result = kernel("ban", "198.51.100.7")
+    assert result.exit_code == 69
+    assert "is not ours to use" in result.stderr
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT state FROM request_audit").fetchall() == [("refused",)]
+
+
+@pytest.mark.kernel
+def test_without_rights_the_kernel_is_not_touched_and_the_code_says_why(program):
+    alone = ("unshare", "--user", "--map-root-user")
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("the kernel allows no user namespace here")
+    done = program("firewall", "install", before=alone, AMIWATCH_FIREWALL="ipset")
+    assert done.returncode == 77
+    assert done.stderr.startswith("amiwatch: ")
+    assert done.stderr.count("\n") == 1
