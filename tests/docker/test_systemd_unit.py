@@ -61,7 +61,7 @@ def test_the_daemon_holds_one_capability_and_can_gain_no_other():
 
 
 def test_the_secret_is_a_credential_and_no_variable():
-    assert values("LoadCredential") == ["amiwatch_ami__secret:/etc/amiwatch/ami_secret"]
+    assert values("LoadCredential") == ["amiwatch_ami__secret:/etc/amiwatch/secrets/amiwatch_ami__secret"]
     assert not any("SECRET" in line.upper() for line in values("Environment"))
 
 
