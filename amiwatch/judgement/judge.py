@@ -75,7 +75,7 @@ class Counters:
     """Events of sources that were banned already."""
     chan_sip: int = 0
     held_back: int = 0
-    """Attempts on unproven evidence that would have banned if the ceiling were higher."""
+    """Bans on unproven evidence that the ceiling held back, each source once a minute."""
     alerts_held_back: int = 0
     """Alerts on unproven evidence beyond ``ALERTS_A_MINUTE``."""
 
@@ -210,7 +210,7 @@ class Judge:
             if event.service == "SIP":
                 dialogue.account = event.account
             source.keep(event)
-            self.sources.weigh(source)
+            self.sources.weigh(key, source)
         return self._overdue(key, source, event, now, total)
 
     def _no_account(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
@@ -317,7 +317,7 @@ class Judge:
             changed.append(Measure.TRIPWIRE)
         for measure in (Measure.ATTEMPTS, *changed):
             source.note(measure, now, is_proven=event.is_proven, account=account or "")
-        self.sources.weigh(source)
+        self.sources.weigh(key, source)
         return self._judge(key, source, event, now, (*reversed(changed), Measure.ATTEMPTS))
 
     def _overdue(self, key: int, source: Source, event: SecurityEvent, now: float, total: int) -> Sequence[Verdict]:
@@ -352,6 +352,8 @@ class Judge:
     def _judge(
         self, key: int, source: Source, event: SecurityEvent, now: float, measures: Sequence[Measure]
     ) -> Sequence[Verdict]:
+        if now < source.spared_until and not event.is_proven:
+            return ()
         is_trusted = self.trust.has(key, now)
         excused: Sequence[Verdict] = ()
         for measure in measures:
@@ -366,6 +368,8 @@ class Judge:
                 if (excuse := self._excuse(key, source, rule, event, now)) is not None:
                     excused = excused or excuse
                 elif is_trusted and not (is_proven and measure in _NOT_COVERED):
+                    if not is_proven:
+                        source.spared_until = _next_minute(now)
                     excused = excused or self._spare_trusted(key, source, rule, event, now, is_proven)
                 else:
                     return self._offender(key, source, rule, event, now, is_trusted=is_trusted, is_proven=is_proven)
@@ -401,6 +405,7 @@ class Judge:
         is_trusted: bool,
         is_proven: bool,
     ) -> Sequence[Verdict]:
+        source.spared_until = _next_minute(now)
         if (spared := self._spared.covering(event.source)) is not None:
             return self._alert(
                 "allowed_offender", key, event, now, lambda: allowed_reason(source, rule, now, spared[1])
@@ -474,6 +479,10 @@ class _Ceiling:
             self._minute, self._used = minute, 0
         self._used += 1
         return self._used <= limit
+
+
+def _next_minute(now: float) -> float:
+    return (now // MINUTE + 1) * MINUTE
 
 
 def _is_met(rule: Rule, windows: Windows, limit: int, now: float) -> bool:

@@ -185,6 +185,7 @@ class Source(Windows):
         "is_hurried",
         "last_at",
         "proven",
+        "spared_until",
         "total",
         "unanswered",
         "weight",
@@ -197,6 +198,8 @@ class Source(Windows):
         """When it was heard of last."""
         self.proven: Windows | None = None
         """The part of its attempts that no forged packet could have made."""
+        self.spared_until = 0.0
+        """Until when further unproven evidence changes nothing: a flood that is not banned must cost little."""
         self.has_password = False
         """Whether it ever tried a password."""
         self.is_hurried = False
@@ -294,8 +297,10 @@ class SourceTable:
         while len(self) > self.limit:
             self._give_up()
 
-    def weigh(self, source: Source) -> None:
-        """Take notice that a source of the table grew; it may be the one that has to go."""
+    def weigh(self, key: int, source: Source) -> None:
+        """Take notice that a source grew; it may be the one that has to go."""
+        if self.get(key) is not source:
+            return  # given up already
         size = source.size()
         self.bytes += size - source.weight
         source.weight = size

@@ -1,0 +1,118 @@
+"""
+Wire and judgement: events a second, and memory against a flood of invented sources.
+
+``python -m bench.judgement`` prints all; ``python -m bench.judgement memory [SOURCES]`` is the memory run alone.
+"""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from amiwatch.ami.wire import Wire
+from amiwatch.judgement.judge import Judge
+from amiwatch.judgement.rules import Policy
+from amiwatch.judgement.values import Ban, SecurityEvent
+
+FLOOD = Path(__file__).parents[1] / "tests" / "recordings" / "ast22-pjsip-flood-reg-unknown-max.ami.gz"
+RUNS = 5
+READ = 65_536
+"""Bytes of one read of the socket."""
+
+INVENTED = 0x0B000000
+OFFENDER = IPv4Address("203.0.113.66")
+MEMORY_LIMIT = 400
+"""What a million invented sources may take, in MB."""
+
+
+def read(data: bytes) -> list[SecurityEvent]:
+    wire, events = Wire(has_pings=False), []
+    for at in range(0, len(data), READ):
+        events += [item for item in wire.feed(data[at : at + READ]) if isinstance(item, SecurityEvent)]
+    return events
+
+
+def judge(events: Iterable[SecurityEvent], sources: Policy | None = None) -> Judge:
+    judge = Judge(sources or Policy())
+    for event in events:
+        judge.see(event, event.at)
+    return judge
+
+
+def spread(data: bytes, sources: int) -> bytes:
+    """Let the recorded flood come from so many sources, in turn; the bytes keep their length."""
+    blocks = data.split(b"\r\n\r\n")
+    mark = b"RemoteAddress: IPV4/UDP/203.0.113."
+    for at, block in enumerate(blocks):
+        if mark in block:
+            head, _, tail = block.partition(mark)
+            number = (at // 2) % sources
+            rest = tail.partition(b"/")[2]
+            blocks[at] = head + b"RemoteAddress: IPV4/UDP/198.18.%d.%d/" % (number >> 8, number & 255) + rest
+    return b"\r\n\r\n".join(blocks)
+
+
+def measure(what: str, count: int, run: Callable[[], object]) -> None:
+    rates = []
+    for _ in range(RUNS):
+        begin = time.process_time()
+        run()
+        rates.append(count / (time.process_time() - begin))
+    rates.sort()
+    print(f"{what:<56}{rates[len(rates) // 2]:>12,.0f}{rates[-1]:>12,.0f}")
+
+
+def speed() -> None:
+    flood = gzip.decompress(FLOOD.read_bytes())
+    print(f"{'events a second of CPU time, ' + str(RUNS) + ' runs':<56}{'median':>12}{'best':>12}")
+    for sources in (20, 1_000, 50_000):
+        data = flood if sources == 20 else spread(flood, sources)
+        events = read(data)
+        name = f"{len(events):,} recorded events, {sources:,} attackers"
+        measure(f"{name}: wire", len(events), lambda data=data: read(data))  # type: ignore[misc]
+        measure(f"{name}: wire, judge", len(events), lambda data=data: judge(read(data)))  # type: ignore[misc]
+
+
+def invented(count: int) -> Iterable[SecurityEvent]:
+    """One request of each of so many sources, and an offender who tries five accounts meanwhile."""
+    for number in range(count):
+        at, session = 1e9 + number / 5_000, f"{number:08x}-8f1c-4c8c-9d5c@host"
+        source = IPv4Address(INVENTED + number)
+        plain = SecurityEvent("InvalidAccountID", at, "PJSIP", str(number), session, "UDP", source, 5060, 5060)
+        yield plain
+        yield plain._replace(kind="ChallengeSent", account="<unknown>")
+        if number % 50_000 == 1:
+            yield plain._replace(source=OFFENDER, session=session + "x")
+
+
+def memory(sources: int) -> int:
+    watch, banned = Judge(Policy()), set()
+    begin = time.process_time()
+    for event in invented(sources):
+        banned |= {verdict.address for verdict in watch.see(event, event.at) if isinstance(verdict, Ban)}
+    took = time.process_time() - begin
+    # Not getrusage: its peak is inherited from the process that started this one.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    peak = int(status["VmHWM"].split()[0]) / 1000
+    print(
+        f"{sources:,} invented sources: {peak:.0f} MB at most (limit {MEMORY_LIMIT}), "
+        f"{2 * sources / took:,.0f} events/s, {len(watch.sources):,} watched, "
+        f"offender {'caught' if banned == {OFFENDER} else 'MISSED'}"
+    )
+    return 0 if peak < MEMORY_LIMIT and banned == {OFFENDER} else 1
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["memory"]:
+        return memory(int(arguments[1]) if arguments[1:] else 1_000_000)
+    speed()
+    return subprocess.run([sys.executable, "-m", "bench.judgement", "memory"], check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
