@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -176,15 +177,18 @@ def _is_ours(path: Path) -> bool:
 
 def _commands(database: Path) -> list[str]:
     program = _program()
-    return [f"AMIWATCH_DATABASE={database} {program} {rest}" for rest in ("bans", "why 198.51.100.20", "events")]
+    return [
+        f"AMIWATCH_DATABASE={shlex.quote(str(database))} {program} {rest}"
+        for rest in ("bans", "why 198.51.100.20", "events")
+    ]
 
 
 def _program() -> str:
     """Return how the user can call amiwatch again."""
     started = Path(sys.argv[0])
     if started.name != "amiwatch":
-        return f"{_near(Path(sys.executable))} -m amiwatch"
-    return "amiwatch" if shutil.which("amiwatch") == str(started) else _near(started)
+        return f"{shlex.quote(_near(Path(sys.executable)))} -m amiwatch"
+    return "amiwatch" if shutil.which("amiwatch") == str(started) else shlex.quote(_near(started))
 
 
 def _near(path: Path) -> str:

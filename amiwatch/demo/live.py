@@ -134,14 +134,11 @@ def _moment(moment: tuple[float, str, str], width: int, *, lines: int) -> list[T
 
 
 def _graph(score: Score) -> Text:
-    """Draw how many packets arrived in each second; a dot where all that were sent got lost on the way."""
+    """Draw how many packets arrived in each second; a dot where all that were sent were dropped."""
     top = max(8, *score.arrivals.values(), 0)
-    graph = Text()
-    for second in range(max(score.arrivals, default=-1) + 1):
-        arrived = score.arrivals[second]
-        if not arrived and score.losses[second] > 0:
-            graph.append("·", style="red")
-        else:
-            bar = BARS[-(-arrived * (len(BARS) - 1) // top)]
-            graph.append(bar, style="red" if score.actor.fate is Fate.BANNED else "green")
-    return graph
+    bars = [
+        BARS[-(-score.arrivals[second] * (len(BARS) - 1) // top)]
+        for second in range(1 + max(score.arrivals, default=-1))
+    ]
+    drawn = "".join("·" if bar == " " and score.losses[second] else bar for second, bar in enumerate(bars))
+    return Text(drawn, style="red" if score.actor.fate is Fate.BANNED else "green")

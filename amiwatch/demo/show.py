@@ -89,7 +89,7 @@ class Score:
     arrivals: Counter[int] = field(default_factory=Counter)
     """Packets that arrived, by second."""
     losses: Counter[int] = field(default_factory=Counter)
-    """Packets that were sent and did not arrive, by second."""
+    """Packets that were sent and did not arrive, by second, since the kernel drops some."""
     sent_before: int = 0
     """What it had sent when its ban was told."""
 
@@ -275,7 +275,9 @@ class Show:
         for score in self.scores:
             arrived = sum(self._pbx.arrived[address] for address in score.actor.addresses)
             score.arrivals[second] += arrived - score.arrived
-            score.losses[second] = score.sent - arrived - sum(lost for at, lost in score.losses.items() if at < second)
+            if score.dropped:
+                before = sum(lost for at, lost in score.losses.items() if at < second)
+                score.losses[second] = score.sent - arrived - before
             score.arrived = arrived
             heard = [self._pbx.heard_at[a] for a in score.actor.addresses if a in self._pbx.heard_at]
             score.heard_at = max(heard, default=None)

@@ -128,6 +128,42 @@ def ended(performances: dict[str, Performance], name: str) -> tuple[int, str, Pa
 
 
 @pytest.mark.kernel
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+@pytest.mark.usefixtures("performances")  # which go on meanwhile
+def test_whoever_interrupts_it_finds_nothing_left_behind(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    process = subprocess.Popen([*DEMO, "--plain"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    while b"BANNED" not in (line := process.stdout.readline()):
+        assert line
+    children = descendants(process.pid)
+    assert children
+    process.send_signal(number)
+    process.communicate(timeout=10)
+    assert process.returncode == code
+    for child in children:
+        wait_for_end(child)
+
+
+def descendants(pid: int) -> list[int]:
+    return [
+        int(word) for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()
+    ]
+
+
+def wait_for_end(pid: int) -> None:
+    """Return when a process that is not our child is gone."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([descriptor], [], [], 10)[0], f"process {pid} is still there"
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.kernel
 @pytest.mark.parametrize("name", ["plain", "dumb"])
 def test_plain_lines_show_that_attackers_arrive_no_more(performances: dict[str, Performance], name: str) -> None:
     code, text, folder = ended(performances, name)
@@ -198,41 +234,6 @@ def test_without_a_kernel_that_drops_it_is_a_dry_run_that_says_so_first_and_last
     assert "BANNED" not in text
     with Reader(folder / "demo.db") as reader:
         assert len(list(reader.bans())) == len(BANNED)
-
-
-@pytest.mark.kernel
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
-def test_whoever_interrupts_it_finds_nothing_left_behind(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    process = subprocess.Popen([*DEMO, "--plain"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    while b"BANNED" not in (line := process.stdout.readline()):
-        assert line
-    children = descendants(process.pid)
-    assert children
-    process.send_signal(number)
-    process.communicate(timeout=10)
-    assert process.returncode == code
-    for child in children:
-        wait_for_end(child)
-
-
-def descendants(pid: int) -> list[int]:
-    return [
-        int(word) for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()
-    ]
-
-
-def wait_for_end(pid: int) -> None:
-    """Return when a process that is not our child is gone."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        assert select.select([descriptor], [], [], 10)[0], f"process {pid} is still there"
-    finally:
-        os.close(descriptor)
 
 
 def test_a_file_that_is_not_the_demos_own_is_left_alone(tmp_path: Path) -> None:
