@@ -332,7 +332,17 @@ def test_a_file_that_is_no_text_is_a_mistake_and_an_endless_one_has_an_end(mista
     assert mistakes(CONFIG="/dev/zero") == ["/dev/zero: is longer than 1048576 octets"]
 
 
-NASTY = ["~nobody-here/x", "fe80::1%eth0/64", "::ffff:192.0.2.1/120", "1e400", "1" * 5000, "[" * 5000, "[null]", "a\0b"]
+NASTY = [
+    "~nobody-here/x",
+    "fe80::1%eth0/64",
+    "::ffff:192.0.2.1/120",
+    "1e400",
+    "1" * 5000,
+    "[" * 5000,
+    "[null]",
+    "a\0b",
+    "a\x7fb",
+]
 
 
 @given(

@@ -232,7 +232,7 @@ def _port(word: str) -> str:
 
 
 def location(value: object) -> Path:
-    if not isinstance(value, str | Path) or not str(value).strip() or "\0" in str(value):
+    if not isinstance(value, str | Path) or not str(value).strip() or not str(value).isprintable():
         raise ValueError(f"{value!r} is no path of a file")
     try:
         return Path(value).expanduser()
