@@ -30,7 +30,11 @@ def bans(
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """List the bans, the newest first. With a target and no ban of it, the exit code is 1."""
+    """
+    List who is banned, the newest first.
+
+    With a target and no ban of it, the exit code is 1.
+    """
     shape = form(as_json=as_json, as_csv=as_csv)
     wanted = network(target) if target else None
     now = time.time()
@@ -82,36 +86,34 @@ def reason(ban: BanRecord) -> str:
     return ban.reason if ban.is_enforced else f"(would have banned) {ban.reason}"
 
 
-def ended(ban: BanRecord, now: float) -> tuple[float | None, str | None]:
-    """Return when and why a ban ended, also if nobody has noted yet that it ran out; twice None if it lasts."""
-    if ban.ended_at is None and ban.until is not None and ban.until <= now:
-        return ban.until, "expired"
-    return ban.ended_at, ban.ended_why
-
-
 def _values(ban: BanRecord, now: float) -> tuple[object, ...]:
+    # Taken apart at once: this runs a hundred thousand times, and a name costs more than a place.
+    (number, network, address, pbx, at, until, level, rule, origin, service, is_proven, is_enforced, reason, by) = ban[
+        :14
+    ]
     lasts = is_open(ban, now)
-    ended_at, ended_why = ended(ban, now)
+    has_run_out = ban.ended_at is None and not lasts
     return (
-        ban.id,
-        ban.network,
-        ban.address,
-        iso(ban.at),
-        iso(ban.until),
-        round(ban.until - now) if lasts and ban.until is not None else None,
+        number,
+        network,
+        address,
+        iso(at),
+        iso(until),
+        round(until - now) if lasts and until is not None else None,
         lasts,
-        ban.level,
-        ban.rule,
-        ban.reason,
-        ban.service,
-        ban.origin,
-        ban.is_proven == 1,
-        ban.is_enforced == 1,
-        ban.pbx,
-        ban.banned_by,
-        iso(ended_at),
+        level,
+        rule,
+        reason,
+        service,
+        origin,
+        is_proven == 1,
+        is_enforced == 1,
+        pbx,
+        by,
+        # Also if nobody has noted yet that it ran out.
+        iso(until if has_run_out else ban.ended_at),
         ban.ended_by,
-        ended_why,
+        "expired" if has_run_out else ban.ended_why,
     )
 
 

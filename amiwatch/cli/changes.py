@@ -76,7 +76,11 @@ def unban(
     is_sure: Yes = False,
     comment: Comment = "",
 ) -> None:
-    """End a ban, or all of them. Its place on the ladder is forgotten with it."""
+    """
+    End a ban, or all of them.
+
+    The offender's place on the ladder is forgotten with it.
+    """
     if everybody == bool(target):
         raise UsageError("say what to unban: an address, a network, or --all.")
     settings = context.obj.settings()
@@ -107,7 +111,11 @@ def allow(
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Never ban an address, a network or a DNS name, and lift its bans at once."""
+    """
+    Never ban an address, a network or a name.
+
+    Bans that it has are lifted at once.
+    """
     if is_list == bool(target):
         raise UsageError("say whom to allow, or --list.")
     if is_list:
@@ -126,7 +134,11 @@ def disallow(
         ),
     ],
 ) -> None:
-    """Take back an `allow`: judge it like everybody else."""
+    """
+    Take back an allow.
+
+    It is judged like everybody else from now on.
+    """
     carry_out(context.obj.settings(), "disallow", _network_or_name(target), patience=NAMES_TIME)
 
 
@@ -137,7 +149,11 @@ def forget(
         str | None, typer.Option("--older-than", metavar="DURATION", help="30d; otherwise as the setting says.")
     ] = None,
 ) -> None:
-    """Delete what is known of a network, or what is old. Bans that last are kept."""
+    """
+    Delete what is known of a network, or is old.
+
+    Bans that last are kept.
+    """
     if target and older_than:
         raise UsageError("say a target or --older-than, not both.")
     wanted = str(network(target)) if target else ""

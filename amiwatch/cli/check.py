@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from amiwatch.cli.asking import is_alive
-from amiwatch.cli.text import counted, iso, strong, visible
+from amiwatch.cli.text import counted, iso, strong, visible, wrapped
 from amiwatch.errors import AmiError, ConfigurationError, FirewallError, FirewallPermission, StoreError
 from amiwatch.store import schema
 from amiwatch.store.reader import Reader
@@ -66,7 +66,11 @@ def check(
         bool, typer.Option("--json", help="Print JSON: one array with an object for each line.")
     ] = False,
 ) -> None:
-    """Say what is right, what is wrong and what to do; nothing is changed. Exit code 0: nothing is wrong."""
+    """
+    Say what is right, what is wrong and what to do.
+
+    Nothing is changed. The exit code is 0 if nothing is wrong.
+    """
     findings = asyncio.run(_say_all(context.obj.read_settings, quietly=as_json))
     if as_json:
         records = [{**one._asdict(), "mark": one.mark.name.lower(), "code": _code(one)} for one in findings]
@@ -92,8 +96,10 @@ async def _say_all(read: Callable[[], Settings], *, quietly: bool) -> list[Findi
 
 def _line(finding: Finding) -> str:
     sign, colour = finding.mark.value
-    line = f"{strong(sign, colour)} {finding.subject:<9} {visible(finding.text)}"
-    return f"{line}\n{'':<12}→ {visible(finding.to_do)}" if finding.to_do else line
+    # The sign gets its colour after the text was broken, for a colour has no width.
+    line = wrapped(visible(finding.text), head=f"  {finding.subject:<9} ", indent=12)
+    to_do = wrapped(visible(finding.to_do), head=" " * 12 + "→ ", indent=14)
+    return strong(sign, colour) + line[1:] + (f"\n{to_do}" if finding.to_do else "")
 
 
 async def _findings(read: Callable[[], Settings]) -> AsyncIterator[Finding]:

@@ -29,7 +29,11 @@ def events(
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """List attempts (ten minutes of one source and account a row) and alerts, the newest first."""
+    """
+    List attempts and alerts, the newest first.
+
+    A row of attempts sums up ten minutes of one source and account; alerts are marked with "!".
+    """
     shape = form(as_json=as_json, as_csv=as_csv)
     within = network(target) if target else None
     now = time.time()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 DRY_RUN = "The setting AMIWATCH_FIREWALL is 'none', a dry run: there are no sets and no rule."
 
-app = typer.Typer(no_args_is_help=True, help="Place, remove or show the kernel's sets and the rule that drops.")
+app = typer.Typer(no_args_is_help=True, help="Place, remove or show sets and drop rule.")
 
 
 @app.command()

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import chain, islice
-from typing import IO, Annotated, Generic, TypeVar
+from typing import IO, Annotated, Any, Generic, TypeVar
 
 import typer
 from rich.cells import cell_len, set_cell_size
@@ -89,11 +89,12 @@ class Listing(Generic[Row]):
         return count
 
     def _json(self, rows: Iterator[Row]) -> None:
-        # Everything but ASCII is escaped, so no terminal obeys it.
-        encode, write, fields = json.JSONEncoder().encode, sys.stdout.write, self.fields
+        # The encoder of the standard library takes three times as long, for it looks at each key of each object anew.
+        template = "{" + ", ".join(f"{json.dumps(field)}: %s" for field in self.fields) + "}"
+        write, values = sys.stdout.write, self.values
         separator = "[\n"
         for row in rows:
-            write(separator + encode(dict(zip(fields, self.values(row), strict=True))))
+            write(separator + template % tuple([_JSON[type(value)](value) for value in values(row)]))
             separator = ",\n"
         write("[]\n" if separator == "[\n" else "\n]\n")
 
@@ -114,6 +115,16 @@ class Listing(Generic[Row]):
             room = max(LEAST_LAST, shutil.get_terminal_size().columns - taken)
         head = strong(_line(self.heads, widths, room))
         page(chain([head], (_line(row, widths, room) for row in chain(first, cells))))
+
+
+_JSON: dict[type, Callable[[Any], str]] = {
+    # In ASCII, so no terminal obeys it.
+    str: json.encoder.encode_basestring_ascii,
+    bool: lambda value: "true" if value else "false",
+    int: int.__repr__,
+    float: float.__repr__,
+    type(None): lambda _: "null",
+}
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], room: int | None) -> str:

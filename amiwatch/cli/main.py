@@ -89,7 +89,11 @@ if find_spec("amiwatch.demo") is not None:
     def demo(
         is_plain: Annotated[bool, typer.Option("--plain", help="Plain lines instead of a live view.")] = False,
     ) -> None:
-        """Watch attackers being dropped, in a network of its own: no root, no Asterisk."""
+        """
+        Watch attackers being dropped.
+
+        In a network of its own: no root, no Asterisk, and the host's firewall is untouched.
+        """
         raise typer.Exit(import_module("amiwatch.demo").main(plain=is_plain))
 
 

@@ -17,7 +17,11 @@ PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERR
 
 
 def run(context: typer.Context) -> None:
-    """Watch the PBXs and ban attackers, until SIGTERM or Ctrl-C. SIGHUP reads the settings again."""
+    """
+    Watch the PBXs and ban attackers.
+
+    Until SIGTERM or Ctrl-C; SIGHUP reads the settings again.
+    """
     settings = context.obj.settings()
     set_up_logging(settings.log_level)
     for warning in settings.warnings:

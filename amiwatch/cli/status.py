@@ -71,7 +71,11 @@ def status(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Tell whether the daemon runs and hears: exit code 0; 1 if it doesn't run, 69 if a PBX is not heard."""
+    """
+    Tell whether the daemon runs and hears.
+
+    The exit code is 0 if so, 1 if it doesn't run, 69 if a PBX is not heard.
+    """
     settings = context.obj.settings()
     if not settings.database.exists():
         raise Refusal(f"no daemon runs, and none ever did: there is no database {str(settings.database)!r}.")

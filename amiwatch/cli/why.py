@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,7 +15,7 @@ import typer
 
 from amiwatch.cli.bans import ban_listing, is_open, left
 from amiwatch.cli.call import network
-from amiwatch.cli.text import compact, counted, iso, local, say_warnings, strong, visible
+from amiwatch.cli.text import compact, counted, iso, local, say_warnings, strong, visible, wrapped
 from amiwatch.errors import FirewallError
 from amiwatch.judgement.networks import NetworkTable
 from amiwatch.judgement.safe import ALWAYS, PRIVATE
@@ -79,7 +76,11 @@ def why(
     target: Annotated[str, typer.Argument(metavar="ADDRESS|NETWORK", help="Whose story to tell.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Tell why an address is banned or not, and what can be done. Exit code 1: nothing is known of it."""
+    """
+    Tell why an address is banned or not, and what can be done.
+
+    The exit code is 1 if nothing is known of it.
+    """
     say_warnings()
     story = gather(context.obj.settings(), target)
     if as_json:
@@ -156,7 +157,7 @@ async def _kernel_entry(settings: Settings, banned: IPNetwork) -> Entry | None:
 
 
 def _told(story: Story) -> Iterator[str]:
-    yield strong(_verdict(story))
+    yield strong(wrapped(_verdict(story)))
     if story.protection:
         yield from _part("safe", [f"It is never banned: {visible(story.protection)}."])
     if story.told is not None:
@@ -174,17 +175,12 @@ def _told(story: Story) -> Iterator[str]:
 
 
 def _part(name: str, items: list[str]) -> Iterator[str]:
-    """Yield one part of the story, its items wrapped to the terminal, its name beside the first."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    """Yield one part of the story, its name beside the first item."""
     shown = items[:SHOWN]
     if len(items) > SHOWN:
         shown.append(f"… and {len(items) - SHOWN} more (--json has them)")
     for number, item in enumerate(shown):
-        head = f"{'' if number else name:<9} "
-        if width:
-            yield textwrap.fill(item, width, initial_indent=head, subsequent_indent=" " * 12, break_on_hyphens=False)
-        else:
-            yield head + item
+        yield wrapped(item, head=f"{'' if number else name:<9} ", indent=12)
 
 
 def _verdict(story: Story) -> str:
