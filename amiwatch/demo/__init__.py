@@ -58,6 +58,7 @@ def main(plain: bool, *, picture: Path | None = None) -> int:
         print(f"The demo failed: {error}")  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt:
+        print("The demo was interrupted; nothing is left of it but its database.", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
     finally:
         if wire is not None:

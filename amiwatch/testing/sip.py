@@ -283,14 +283,14 @@ class UserAgent(asyncio.DatagramProtocol):
         self.answered = 0
         """Responses that came back."""
         endpoint.setblocking(False)
-        self._socket = endpoint
+        self.endpoint = endpoint
         self.address: Address = endpoint.getsockname()[:2]
         self._transport: asyncio.DatagramTransport | None = None
         self._waiting: dict[tuple[str, str], asyncio.Future[Message]] = {}
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self._transport, _ = await loop.create_datagram_endpoint(lambda: self, sock=self._socket)
+        self._transport, _ = await loop.create_datagram_endpoint(lambda: self, sock=self.endpoint)
         return self
 
     async def __aexit__(
