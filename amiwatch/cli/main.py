@@ -28,7 +28,7 @@ from amiwatch.errors import AmiwatchError
 class Program(TyperGroup):
     """All commands; turns our errors into sentences and exit codes."""
 
-    def invoke(self, ctx: Any) -> Any:  # typer has its own Context since 0.17, click's before
+    def invoke(self, ctx: Any) -> Any:  # the Context inside typer is private
         try:
             try:
                 return super().invoke(ctx)
