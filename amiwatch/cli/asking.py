@@ -91,8 +91,11 @@ def living(path: Path) -> Status | None:
 
 def is_alive(status: Status) -> bool:
     """Tell whether the daemon that said this still runs: a fresh sign of life, and a process of that number."""
-    if abs(time.time() - status.heartbeat_at) > FRESH:
-        return False
+    return abs(time.time() - status.heartbeat_at) <= FRESH and has_process(status)
+
+
+def has_process(status: Status) -> bool:
+    """Tell whether there is a process of the daemon's number; after a while it may be anybody's."""
     try:
         os.kill(status.pid, 0)
     except ProcessLookupError:

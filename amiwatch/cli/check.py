@@ -27,6 +27,8 @@ from amiwatch.store.reader import Reader
 if TYPE_CHECKING:
     from amiwatch.ami.client import ProbeResult
     from amiwatch.config import AmiSettings, Settings
+    from amiwatch.firewall.base import SetState
+    from amiwatch.firewall.rule import FamilyRule
 
 CAP_NET_ADMIN = 12
 """Its bit in /proc/self/status (capabilities(7))."""
@@ -36,6 +38,9 @@ TIME_ERROR = 5
 
 TIMEX_SIZE = 256
 """Bytes for ``struct timex`` (208 on 64-bit machines); all zero only asks."""
+
+NEARLY_FULL = 0.9
+"""Share of a set from which on it is too small."""
 
 OLD_PJPROJECT = {13: "every release", 16: "before 16.26", 18: "before 18.12", 19: "before 19.4"}
 """Releases of Asterisk whose bundled pjproject (before 2.12) lets strangers forge whole events (Asterisk facts)."""
@@ -223,69 +228,71 @@ async def _kernel(settings: Settings) -> list[Finding]:
         ]
     if not has_net_admin():
         return []
-    return [*await _sets(settings), *await _rule(settings)]
+    states, found = await _sets(settings)
+    return [*found, *await _rule(settings, states)]
 
 
-async def _sets(settings: Settings) -> list[Finding]:
+async def _sets(settings: Settings) -> tuple[list[SetState], list[Finding]]:
     from amiwatch.firewall.table import make_firewall
 
     firewall = make_firewall(settings.firewall, prefix=settings.set_name, maxelem=settings.set_size)
     try:
         states = await firewall.states()
     except FirewallError as error:
-        return [
-            Finding(
-                "sets",
-                Mark.BAD,
-                str(error),
-                "Debian: apt-get install ipset; Red Hat: kernel-modules-extra",
-                error.exit_code,
-            )
-        ]
+        to_do = "Debian: apt-get install ipset; Red Hat: dnf install kernel-modules-extra ipset"
+        return [], [Finding("sets", Mark.BAD, str(error), to_do, error.exit_code)]
     finally:
         await firewall.close()
     if len(states) < 2:
-        return [Finding("sets", Mark.DOUBT, "not made yet", "'amiwatch firewall install' or 'amiwatch run' makes them")]
-    return [
-        Finding(
-            "sets",
-            Mark.GOOD if state.count < state.capacity * 0.9 else Mark.BAD,
-            f"{state.name}: {state.count} of {state.capacity} entries",
-            "" if state.count < state.capacity * 0.9 else "raise AMIWATCH_SET_SIZE",
-        )
-        for state in states
-    ]
+        to_do = "'amiwatch firewall install' or 'amiwatch run' makes them"
+        return states, [Finding("sets", Mark.DOUBT, "not made yet", to_do)]
+    return states, [_filled(state) for state in states]
 
 
-async def _rule(settings: Settings) -> list[Finding]:
+def _filled(state: SetState) -> Finding:
+    text = f"{state.name}: {state.count} of {state.capacity} entries"
+    if state.count < state.capacity * NEARLY_FULL:
+        return Finding("sets", Mark.GOOD, text)
+    return Finding("sets", Mark.BAD, text, "raise AMIWATCH_SET_SIZE: a full set gives bans up early")
+
+
+async def _rule(settings: Settings, states: list[SetState]) -> list[Finding]:
     from amiwatch.firewall.rule import DropRule
-    from amiwatch.firewall.scope import Scope
 
-    to_do = (
-        "amiwatch firewall install" if settings.drop_rule == "managed" else "place it, since AMIWATCH_DROP_RULE=manual"
-    )
+    if settings.drop_rule == "manual":
+        return [_used(state) for state in states]
     try:
         state = await DropRule(settings.set_name).show()
-    except FirewallPermission as error:
-        return [Finding("rule", Mark.DOUBT, f"can't be looked at: {error}", "run 'amiwatch check' as root")]
+    except FirewallPermission:
+        # iptables wants CAP_NET_RAW too; but that a rule uses the sets, the sets tell.
+        return [_used(state) for state in states]
     except FirewallError as error:
         return [Finding("rule", Mark.BAD, str(error), code=error.exit_code)]
-    found = []
-    for one in state.families:
-        if not one.is_present:
-            is_bad = settings.drop_rule == "managed" and settings.mode == "enforce"
-            mark = Mark.BAD if is_bad else Mark.DOUBT
-            found.append(Finding("rule", mark, f"IPv{one.family}: missing, so nothing is dropped", to_do, 69))
-        elif one.position != 1:
-            text = f"IPv{one.family}: number {one.position} in raw PREROUTING; rules before it may accept"
-            found.append(Finding("rule", Mark.DOUBT, text, to_do))
-        elif settings.drop_rule == "managed" and not one.covers(Scope.parse(settings.ports)):
-            text = f"IPv{one.family}: does not drop what AMIWATCH_PORTS={settings.ports} says"
-            found.append(Finding("rule", Mark.BAD, text, to_do, 69))
-        else:
-            text = f"IPv{one.family}: first in raw PREROUTING, {counted(one.packets, 'packet')} dropped"
-            found.append(Finding("rule", Mark.GOOD, text))
-    return found
+    return [_placed(settings, one) for one in state.families]
+
+
+def _used(state: SetState) -> Finding:
+    if state.references:
+        return Finding("rule", Mark.GOOD, f"{state.name}: used by {counted(state.references, 'rule')}")
+    text = f"{state.name}: no rule uses it, so nothing is dropped"
+    return Finding("rule", Mark.BAD, text, "place your rule, or 'amiwatch firewall install' as root", 69)
+
+
+def _placed(settings: Settings, one: FamilyRule) -> Finding:
+    from amiwatch.firewall.scope import Scope
+
+    to_do = "amiwatch firewall install"
+    if not one.is_present:
+        mark = Mark.BAD if settings.mode == "enforce" else Mark.DOUBT
+        return Finding("rule", mark, f"IPv{one.family}: missing, so nothing is dropped", to_do, 69)
+    if not one.covers(Scope.parse(settings.ports)):
+        text = f"IPv{one.family}: does not drop what AMIWATCH_PORTS={settings.ports} says"
+        return Finding("rule", Mark.BAD, text, to_do, 69)
+    if one.position != 1:
+        text = f"IPv{one.family}: number {one.position} in raw PREROUTING; rules before it may accept"
+        return Finding("rule", Mark.DOUBT, text, to_do)
+    text = f"IPv{one.family}: first in raw PREROUTING, {counted(one.packets, 'packet')} dropped"
+    return Finding("rule", Mark.GOOD, text)
 
 
 def _database(settings: Settings) -> Iterator[Finding]:

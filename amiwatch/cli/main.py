@@ -22,7 +22,7 @@ from amiwatch import __version__
 from amiwatch.cli import bans, changes, check, events, firewall, running, status, why
 from amiwatch.cli.call import Call
 from amiwatch.cli.text import complain
-from amiwatch.errors import AmiwatchError
+from amiwatch.errors import AmiwatchError, StoreError
 
 
 class Program(TyperGroup):
@@ -36,6 +36,10 @@ class Program(TyperGroup):
                 sys.stdout.flush()
         except AmiwatchError as error:
             complain(str(error))
+            if isinstance(error, StoreError):
+                # A settings file that this user may not read is often why another database is looked at.
+                for warning in ctx.obj.settings().warnings:
+                    complain(warning)
             raise typer.Exit(error.exit_code) from None
         except BrokenPipeError:
             # The reader has gone (``| head``), which is no error. Python would flush once more at exit, and complain.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amiwatch.cli.asking import is_alive
+from amiwatch.cli.asking import has_process, is_alive
 from amiwatch.cli.text import compact, iso, local, strong, visible
 from amiwatch.errors import AmiError, Refusal
 from amiwatch.firewall.base import SetState
@@ -169,6 +169,9 @@ def _daemon_lines(view: View, found: Status) -> Iterator[str]:
         state = strong("running", "green") + f" for {compact(view.now - found.started_at)} (pid {found.pid})"
     else:
         state = strong("not running", "red") + f"; last sign of life {local(found.heartbeat_at)}"
+        if has_process(found):
+            # On a full disk it bans on, but can't write that it lives.
+            state += f". Process {found.pid} exists: if it is the daemon, it hangs or can't write: see its log"
     yield f"{'daemon':<12} {state}, version {visible(found.version)}"
     mode = "enforce" if found.mode == "enforce" else strong("observe: nothing is blocked", "yellow")
     dry = ", firewall none: nothing is dropped" if found.firewall == "none" else f", firewall {visible(found.firewall)}"

@@ -1,6 +1,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -104,3 +106,18 @@ def test_what_is_no_address_is_refused(call, three):
     result = call("bans", "nobody")
     assert result.exit_code == 2
     assert "'nobody'" in result.stderr
+
+
+def test_a_settings_file_that_may_not_be_read_is_named_beside_the_missing_database(environ, tmp_path):
+    file = tmp_path / ".env"
+    file.mkdir()  # nobody can read that as a file, not even root
+    done = subprocess.run(
+        [sys.executable, "-m", "amiwatch", "bans"],
+        env=environ,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 74
+    assert ".env: can't be read" in done.stderr

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import subprocess
 import sys
 
 import pytest
@@ -103,3 +104,24 @@ async def test_a_missing_rule_is_bad_where_something_ought_to_be_dropped(check, 
     assert (code, set(bad(findings))) == (69, {"rule"})
     assert "amiwatch firewall install" in text
     assert (await check(fake_asterisk, **settings, AMIWATCH_MODE="observe"))[0] == 0
+
+
+@pytest.mark.kernel
+async def test_a_rule_of_the_administrator_counts_as_one(check, fake_asterisk):
+    settings = {"AMIWATCH_FIREWALL": "ipset", "AMIWATCH_SET_NAME": "climanual", "AMIWATCH_DROP_RULE": "manual"}
+    for number, family in ((4, "inet"), (6, "inet6")):
+        name = f"climanual{number}"
+        command = ["ipset", "create", name, "hash:net", "family", family, "timeout", "0", "counters"]
+        subprocess.run(command, check=True)
+    code, text, _ = await check(fake_asterisk, **settings)
+    assert code == 69
+    assert "climanual4: no rule uses it" in text
+    rule = ["INPUT", "-m", "set", "--match-set"]
+    for number, program in ((4, "iptables"), (6, "ip6tables")):
+        subprocess.run([program, "-A", *rule, f"climanual{number}", "src", "-j", "DROP"], check=True)
+    code, text, _ = await check(fake_asterisk, **settings)
+    for number, program in ((4, "iptables"), (6, "ip6tables")):
+        subprocess.run([program, "-D", *rule, f"climanual{number}", "src", "-j", "DROP"], check=True)
+        subprocess.run(["ipset", "destroy", f"climanual{number}"], check=True)
+    assert code == 0
+    assert "climanual6: used by 1 rule" in text

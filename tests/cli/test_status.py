@@ -1,0 +1,78 @@
+import json
+import os
+import subprocess
+import time
+
+from amiwatch.store.records import Status
+
+
+def daemon(pid: int, ago: float = 0.0, links: str = "pbx hearing", mode: str = "enforce") -> Status:
+    now = time.time()
+    counters = {"events": 12, "tampered": 3, "links": links, "latency_ms": 0.2}
+    return Status(pid, now - 100, now - ago, mode, "1.2.3", "none", counters)
+
+
+def test_a_daemon_that_hears_is_well(call, fill):
+    fill(lambda store: store.put_status(daemon(os.getpid())))
+    result = call("status")
+    assert result.exit_code == 0
+    for part in ("running for 1m", "version 1.2.3", "pbx pbx      hearing", "0 open", "3 blocks refused", "0.2 ms"):
+        assert part in result.stdout
+
+
+def test_one_pbx_that_is_not_heard_is_named(call, fill):
+    fill(lambda store: store.put_status(daemon(os.getpid(), links="office hearing, branch deaf")))
+    result = call("status")
+    assert result.exit_code == 69
+    assert result.stderr == "amiwatch: not heard: branch.\n"
+
+
+def test_the_latest_change_of_a_link_counts_and_brings_its_reason(call, fill):
+    def put(store) -> None:
+        store.put_status(daemon(os.getpid()))
+        store.put_link("pbx", time.time() - 50, "hearing", "")
+        store.put_link("pbx", time.time() - 5, "lost", "connection reset")
+        store.put_gap_begin("pbx", time.time() - 5, "connection reset")
+
+    fill(put)
+    result = call("status", "--json")
+    told = json.loads(result.stdout)
+    assert result.exit_code == 69
+    assert [(link["state"], link["detail"]) for link in told["links"]] == [("lost", "connection reset")]
+    assert [gap["reason"] for gap in told["gaps"]] == ["connection reset"]
+
+
+def test_what_an_earlier_daemon_said_of_links_does_not_count(call, fill):
+    def put(store) -> None:
+        store.put_link("gone", time.time() - 1000, "hearing", "")
+        store.put_status(daemon(os.getpid()))
+
+    fill(put)
+    assert [link["pbx"] for link in json.loads(call("status", "--json").stdout)["links"]] == ["pbx"]
+
+
+def test_a_dead_daemon_is_a_no(call, fill):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    fill(lambda store: store.put_status(daemon(dead.pid)))
+    result = call("status")
+    assert (result.exit_code, result.stderr) == (1, "amiwatch: the daemon does not run.\n")
+    assert json.loads(call("status", "--json").stdout)["is_running"] is False
+
+
+def test_a_daemon_without_a_fresh_sign_of_life_is_doubted(call, fill):
+    fill(lambda store: store.put_status(daemon(os.getpid(), ago=100)))
+    result = call("status")
+    assert result.exit_code == 1
+    assert f"Process {os.getpid()} exists" in result.stdout
+
+
+def test_observe_mode_is_said_loudly(call, fill):
+    fill(lambda store: store.put_status(daemon(os.getpid(), mode="observe")))
+    assert "observe: nothing is blocked" in call("status").stdout
+
+
+def test_where_none_ever_ran_it_is_a_no_and_no_fault(call, path):
+    result = call("status")
+    assert result.exit_code == 1
+    assert "none ever did" in result.stderr
