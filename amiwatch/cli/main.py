@@ -87,6 +87,23 @@ app.add_typer(firewall.app, name="firewall")
 app.command()(changes.forget)
 
 
+if find_spec("amiwatch.cli.replay") is not None:
+
+    @app.command()
+    def replay(
+        context: typer.Context,
+        files: Annotated[list[Path], typer.Argument(help="Recorded AMI bytes, plain or gzipped; - is standard input.")],
+        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    ) -> None:
+        """
+        Tell what would have been done about recorded AMI bytes.
+
+        Neither kernel nor database is touched, and the events' own time is the clock.
+        """
+        # Declared here, because its module loads the judgement and the settings, for which --help should not wait.
+        import_module("amiwatch.cli.replay").replay(context, files, as_json)
+
+
 if find_spec("amiwatch.demo") is not None:
 
     @app.command()
