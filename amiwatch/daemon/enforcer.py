@@ -88,6 +88,8 @@ class Enforcer:
         self._listed_at = 0.0
         self._mismatches = 0
         self._is_rule_said = False
+        self._needless: set[int] = set()
+        """Families that need no rule here."""
 
     def order(self, order: Order) -> None:
         """Put a ban into the kernel as soon as may be; returns at once."""
@@ -167,7 +169,7 @@ class Enforcer:
                 await self._restore()
             elif self._is_suspicious(sum(state.count for state in states)):
                 await self._restore()
-            if self.is_enforcing and not all(state.references for state in states):
+            if {state.family for state in states if not state.references} - self._needless:
                 await self._check_rule()
             if self.has_trouble:
                 log.warning("firewall works again backend=%s", self.firewall.name)
@@ -225,20 +227,27 @@ class Enforcer:
         """Place the drop rule, or say that it is missing; without it nothing is dropped."""
         if self.firewall.name == "none" or not self.is_enforcing:
             return
-        if all(state.references for state in await self.firewall.states()):
+        if not await self._unused():
             self._is_rule_said = False
             return
         if self._rule is not None:
             try:
                 await self._rule.install(self._scope)
             except FirewallPermission:
-                pass
+                self._rule = None  # asking again every second would change nothing
             else:
+                # A machine without IPv6 gets no rule for it, and needs none.
+                self._needless = await self._unused()
                 log.info("drop rule placed prefix=%s", self._rule.prefix)
                 return
         if not self._is_rule_said:
             self._is_rule_said = True
             log.error("no rule uses our sets, so nothing is dropped: run 'amiwatch firewall install' as root")
+
+    async def _unused(self) -> set[int]:
+        """Return the families whose set no rule uses."""
+        unused = {state.family for state in await self.firewall.states() if not state.references}
+        return unused - self._needless
 
     def _complain(self, error: FirewallError) -> None:
         if not self.has_trouble:

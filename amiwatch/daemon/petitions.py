@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
-from amiwatch.errors import StoreError
+from amiwatch.errors import ConfigurationError, StoreError
 from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.reasons import duration
 from amiwatch.judgement.values import IPV6_PREFIX, Ban, IPNetwork
@@ -89,7 +89,7 @@ class Clerk:
         verb = self._verbs.get(request.verb)
         try:
             answer = await verb(request) if verb else Answer(f"{request.verb!r} is nothing I can do", is_done=False)
-        except (ValueError, StoreError) as error:
+        except (ValueError, StoreError, ConfigurationError) as error:
             answer = Answer(str(error), is_done=False)
         log.info(
             "request verb=%s target=%r by=%r outcome=%r", request.verb, request.target, request.asked_by, answer.text

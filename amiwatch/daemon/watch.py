@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import statistics
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -39,9 +40,9 @@ from amiwatch.judgement.judge import Judge
 from amiwatch.judgement.networks import key_network, source_key
 from amiwatch.judgement.reasons import duration
 from amiwatch.judgement.safe import PRIVATE
-from amiwatch.judgement.values import Alert, Ban, IPNetwork, SecurityEvent
+from amiwatch.judgement.values import Alert, Ban, IPAddress, IPNetwork, SecurityEvent
 from amiwatch.notify import Listener
-from amiwatch.notify.systemd import ALIVE, READY, STOPPING, notify, watchdog_interval
+from amiwatch.notify.systemd import ALIVE, READY, STOPPING, notify, reloading, status, watchdog_interval
 from amiwatch.store.reader import Reader
 from amiwatch.store.records import AllowEntry, AttemptCount, Status
 from amiwatch.store.writer import Store
@@ -53,6 +54,9 @@ MAX_BACKLOG = 100_000
 
 CROWDED = 2_000
 """Waiting events from which on repeats of banned sources are shed at the door."""
+
+SLICE = 128
+"""Events judged between two turns of the event loop: 10 ms even if each of them makes a ban."""
 
 TICK = 0.25
 """Seconds between two looks at requests and ends of bans; a person waits for the answer."""
@@ -80,8 +84,8 @@ class Daemon:
     """
     Everything between the AMI links and the kernel.
 
-    ``read_settings`` gives the settings anew for SIGHUP; ``firewall`` replaces what the settings name; ``listeners``
-    are told of bans, alerts and links.
+    ``read_settings`` gives the settings anew for SIGHUP; ``firewall`` replaces what the settings name
+    (who brings it sees to the rule); ``listeners`` are told of bans, alerts and links.
     """
 
     def __init__(
@@ -115,6 +119,10 @@ class Daemon:
         self._stop = asyncio.Event()
         self._samples = 0
         self._strange = 0
+        self._said_shed = 0
+        self._strange_store: bool | None = None
+        self._resolved: dict[str, list[IPAddress]] = {}
+        """Last known addresses of names, for as long as a name server is silent."""
         self._allowed: dict[IPNetwork, str] = {}
         self._by: dict[IPNetwork, str] = {}
         """Who asked for the bans by hand that are on their way."""
@@ -130,7 +138,7 @@ class Daemon:
             adopted=self._adopt,
             evicted=self._evicted,
             is_enforcing=self.is_enforcing,
-            rule=DropRule(settings.set_name) if settings.drop_rule == "managed" else None,
+            rule=DropRule(settings.set_name) if firewall is None and settings.drop_rule == "managed" else None,
             scope=Scope.parse(settings.ports),
         )
 
@@ -166,7 +174,8 @@ class Daemon:
         if self._store is not None:
             self._store.put_link(pbx, at, state.value, detail)
             if state in {LinkState.LOST, LinkState.REFUSED, LinkState.DEAF}:
-                self._store.put_gap_begin(pbx, at, detail)
+                heard = next((each.last_byte_at for each in self._clients if each.link.name == pbx), None)
+                self._store.put_gap_begin(pbx, heard or at, detail)
             elif state is LinkState.HEARING:
                 self._store.put_gap_end(pbx, at)
         for listener in self.listeners:
@@ -180,10 +189,12 @@ class Daemon:
             self._wake.clear()
             while self._backlog:
                 pbx, received, items = self._backlog.popleft()
-                self._waiting -= len(items)
-                self._judge(pbx, received, items)
-                # One turn for the readers and the firewall between two chunks.
-                await asyncio.sleep(0)
+                for begin in range(0, len(items), SLICE):
+                    part = items[begin : begin + SLICE]
+                    self._waiting -= len(part)
+                    self._judge(pbx, received, part)
+                    # One turn for the readers and the firewall: Asterisk waits 100 ms at most.
+                    await asyncio.sleep(0)
 
     def _judge(self, pbx: str, received: float, items: Sequence[Item]) -> None:
         judge, now = self.judge, self.now()
@@ -272,18 +283,20 @@ class Daemon:
             return False
         now = self.now()
         self.judge.ledger.put(network, None if seconds is None else now + seconds)
-        ban = Ban(
+        if self._store is not None:
+            self._store.put_ban(self._recovered(network, seconds, now), pbx="", origin="recovered", is_enforced=True)
+        return True
+
+    def _recovered(self, network: IPNetwork, seconds: int | None, now: float) -> Ban:
+        return Ban(
             network=network,
             address=network.network_address,
             at=self.now.utc(now),
             seconds=seconds,
             level=0,
             rule="recovered",
-            reason="found in the kernel set, unknown to the database: banned just before a crash, or added by hand",
+            reason="in force, but unknown to the database: banned just before a crash, or added by hand",
         )
-        if self._store is not None:
-            self._store.put_ban(ban, pbx="", origin="recovered", is_enforced=True)
-        return True
 
     def _evicted(self, network: IPNetwork) -> None:
         log.error("set full, ban given up early network=%s: raise AMIWATCH_SET_SIZE", network)
@@ -332,9 +345,9 @@ class Daemon:
             except ValueError:
                 names.append(entry.target)
         names += [pbx.host for pbx in self.settings.pbxs().values()]
-        found = await asyncio.gather(*map(resolve, names))
-        for name, addresses in zip(names, found, strict=True):
-            allowed |= {ip_network(address): f"the name {name!r}" for address in addresses}
+        for name, addresses in zip(names, await asyncio.gather(*map(resolve, names)), strict=True):
+            known = self._resolved[name] = addresses or self._resolved.get(name, [])
+            allowed |= {ip_network(address): f"the name {name!r}" for address in known}
         allowed |= await safe_networks()
         news = allowed.keys() - self._allowed.keys()
         self._allowed = allowed
@@ -361,6 +374,8 @@ class Daemon:
             self._clerk = Clerk(self, store)
             await self._remember(store)
             async with self._opened_firewall(), asyncio.TaskGroup() as group:
+                # After the bans, for a name server may be slow; before the first event, for nobody allowed is banned.
+                await self.refresh_allowlist()
                 tasks = [
                     group.create_task(work, name=name)
                     for name, work in {
@@ -396,6 +411,7 @@ class Daemon:
         async with self._opened_store() as store:
             await self._remember(store)
             async with self._opened_firewall(), asyncio.TaskGroup() as group:
+                await self.refresh_allowlist()
                 enforcing = group.create_task(self._enforcer.run(), name="enforcer")
                 await Clerk(self, store).look()
                 await self.settle()
@@ -408,18 +424,23 @@ class Daemon:
 
     def reload(self) -> None:
         """Read allowlist and policy again; what is remembered stays."""
-        self._reloading = asyncio.get_running_loop().create_task(self.reload_now(), name="reload")
+        self._reloading = asyncio.get_running_loop().create_task(self._reload(), name="reload")
 
     async def reload_now(self) -> None:
-        try:
-            settings = self._read_settings()
-        except ConfigurationError as error:
-            log.error("settings not read again, the old ones stay reason=%s", error)
-            return
+        """Read the settings again. Raises ConfigurationError, and keeps the old ones."""
+        settings = self._read_settings()
         self.settings = settings
         self.judge.adopt(settings.judgement_policy())
         await self.refresh_allowlist()
         log.info("settings read again policy=%s", settings.policy)
+
+    async def _reload(self) -> None:
+        notify(reloading(time.monotonic()))
+        try:
+            await self.reload_now()
+        except ConfigurationError as error:
+            log.error("settings not read again, the old ones stay reason=%r", str(error))
+        notify(READY)
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -433,11 +454,27 @@ class Daemon:
         store = await Store.open_or_wait(
             self.settings.database,
             now=lambda: self.now.utc(self.now()),
+            on_opened=self._store_opened,
             max_attempt_rows=self.settings.max_attempt_rows,
         )
         async with store:
             self._store = store
             yield store
+
+    def _store_opened(self, is_new: bool) -> None:
+        """Note that there is another database than at the start; the saver makes acquaintance."""
+        self._strange_store = is_new
+
+    async def _make_acquaintance(self, store: Store) -> None:
+        """Tell a new database what we know, or learn what a late one knows."""
+        is_new, self._strange_store = self._strange_store, None
+        if is_new is False:
+            await self._remember(store)
+        if is_new:
+            now = self.now()
+            for network, left in list(self.judge.ledger.wanted(now)):
+                ban = self._recovered(network, None if left is None else round(left), now)
+                store.put_ban(ban, pbx="", origin="recovered", is_enforced=self.is_enforcing)
 
     @asynccontextmanager
     async def _opened_firewall(self) -> AsyncIterator[None]:
@@ -452,9 +489,10 @@ class Daemon:
         """Take over what the database knows: bans, offences, trust, the last sign of life."""
         now = self.now()
         with suppress(StoreError):  # said by the store; without a database the banning goes on
-            for ban in await store.active_bans(now):
-                if ban.is_enforced or not self.is_enforcing:
-                    self.judge.ledger.put(ban.network, ban.until)
+            async for bans in store.active_ban_chunks(now):
+                for ban in bans:
+                    if ban.is_enforced or not self.is_enforcing:
+                        self.judge.ledger.put(ban.network, ban.until)
             for offender in await store.offenders(now - 2 * self.judge.policy.decay):
                 self.judge.ladder.remember(source_key(offender.network.network_address), offender.level, offender.until)
             for trust in await store.trust(now):
@@ -463,7 +501,6 @@ class Daemon:
             if (status := await asyncio.to_thread(_last_status, self.settings.database)) is not None:
                 for name in self.settings.pbxs():
                     store.put_gap_begin(name, status.heartbeat_at, "amiwatch did not run")
-        await self.refresh_allowlist()
 
     async def _wind_up(self, store: Store) -> None:
         """Carry out what is decided, and hand everything over to the store."""
@@ -488,6 +525,8 @@ class Daemon:
     async def _save(self) -> None:
         assert self._store is not None
         while True:
+            if self._strange_store is not None:
+                await self._make_acquaintance(self._store)
             self._hand_over(self._store)
             await asyncio.sleep(SAVE_TIME)
 
@@ -512,6 +551,7 @@ class Daemon:
             until = at + self.judge.policy.trust_time
             store.put_trust(key_network(key), account, at + shift, until + shift, at + shift)
         store.put_status(self.status())
+        notify(status(f"{len(self.judge.ledger)} bans; {self._links_text()}"))
 
     def status(self) -> Status:
         """Say how the daemon is."""
@@ -532,15 +572,19 @@ class Daemon:
                 "shed": self.shed,
                 "bans": len(self.judge.ledger),
                 "held_back": counters.held_back,
+                "alerts_held_back": counters.alerts_held_back,
                 "sources": len(self.judge.sources),
                 "sources_forgotten": self.judge.sources.forgotten,
                 "trusted": len(self.judge.trust),
                 "store_shed": self._store.shed if self._store else 0,
                 "firewall_trouble": self._enforcer.has_trouble,
                 "latency_ms": round(statistics.median(self.latencies) * 1000, 3) if self.latencies else None,
-                "links": ", ".join(f"{name} {state.value}" for name, state in self._links.items()),
+                "links": self._links_text(),
             },
         )
+
+    def _links_text(self) -> str:
+        return ", ".join(f"{name} {state.value}" for name, state in self._links.items())
 
     async def _refresh(self) -> None:
         while True:
@@ -552,8 +596,9 @@ class Daemon:
         if self._samples > 1:
             log.warning("tampered blocks refused within a minute count=%d", self._samples)
         self._samples = 0
-        if self.shed:
-            log.warning("events shed so far, the daemon can't keep up count=%d", self.shed)
+        if self.shed > self._said_shed:
+            log.warning("events shed, too many waited count=%d", self.shed - self._said_shed)
+        self._said_shed = self.shed
 
     async def _forget(self) -> None:
         assert self._store is not None
@@ -566,7 +611,7 @@ class Daemon:
         interval = watchdog_interval()
         while interval is not None:
             notify(ALIVE)
-            await asyncio.sleep(interval / 2)
+            await asyncio.sleep(interval)
 
 
 def _last_status(path: Path) -> Status | None:

@@ -58,8 +58,8 @@ class Watcher:
 class Watched:
     """The daemon, what it tells, and its Asterisk."""
 
-    def __init__(self, daemon: Daemon, watcher: Watcher, pbx: FakeAsterisk) -> None:
-        self.daemon, self.watcher, self.pbx = daemon, watcher, pbx
+    def __init__(self, daemon: Daemon, watcher: Watcher, pbx: FakeAsterisk, task: asyncio.Task[None]) -> None:
+        self.daemon, self.watcher, self.pbx, self.task = daemon, watcher, pbx, task
 
     async def attack(self, address: str, *, count: int = 12, transport: str = "UDP") -> None:
         """Let a scanner try so many unknown accounts."""
@@ -112,7 +112,7 @@ def watched(settings_for: Callable[..., Settings]) -> Start:
                 )
                 if task.done():
                     task.result()
-                yield Watched(daemon, watcher, pbx)
+                yield Watched(daemon, watcher, pbx, task)
             finally:
                 daemon.stop()
                 async with asyncio.timeout(PATIENCE):

@@ -1,0 +1,282 @@
+"""
+The whole daemon on one core: bytes on the socket to addresses in the kernel, a flood, a restart, idleness.
+
+Everything is real but Asterisk, whose part a second process plays: it writes to the socket and gives up, as Asterisk
+does, when the reader does not read for 100 ms. It runs in a network namespace of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Address, ip_network
+from multiprocessing.connection import Connection
+from pathlib import Path
+from time import perf_counter, process_time, time
+
+from amiwatch.config import Settings, load
+from amiwatch.daemon.watch import Daemon
+from amiwatch.firewall.ipset import IpsetFirewall
+from amiwatch.judgement.values import Alert, Ban, IPNetwork
+from amiwatch.store.writer import Store
+from amiwatch.testing import netns
+from amiwatch.testing.asterisk import FakeAsterisk
+from amiwatch.testing.builders import event_bytes
+
+NEWCOMERS = 200
+PAUSE = 0.1
+ATTACKERS = 1_000
+EVENTS = 50_000
+
+
+def address(number: int) -> str:
+    """One of the attackers; benchmarks need more addresses than the documentation ranges have."""
+    return str(IPv4Address("198.18.0.0") + number)
+
+
+def event(number: int, session: int) -> bytes:
+    return event_bytes(
+        "InvalidAccountID", account=f"{session % 900 + 100}", source=address(number), session=f"{session}"
+    )
+
+
+class Asterisk:
+    """The process at the other end."""
+
+    def __init__(self) -> None:
+        # Not forked: a copy of a process with threads may wait for a lock that nobody holds any more.
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_play, args=(theirs,), daemon=True)
+        self._process.start()
+        self.port: int = self._pipe.recv()
+
+    async def ask(self, what: str) -> list[float]:
+        """Let it send something; return when it wrote what, by the monotonic clock that both share."""
+        self._pipe.send(what)
+        return await asyncio.to_thread(self._pipe.recv)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+def _play(pipe: Connection) -> None:
+    asyncio.run(_serve(pipe))
+
+
+async def _serve(pipe: Connection) -> None:
+    flood = b"".join(event(number % ATTACKERS, number) for number in range(EVENTS))
+    async with FakeAsterisk(write_timeout=0.1) as pbx:
+        pipe.send(pbx.port)
+        while True:
+            what = await asyncio.to_thread(pipe.recv)
+            await pbx.wait_for_login()
+            if what == "newcomers":
+                times = []
+                for number in range(NEWCOMERS):
+                    await asyncio.sleep(PAUSE)
+                    data = event(10_000 + number, number)
+                    times.append(perf_counter())
+                    await pbx.emit(data)
+                pipe.send(times)
+            elif what == "flood":
+                began = perf_counter()
+                await pbx.emit(flood)
+                pipe.send([began, perf_counter(), float(pbx.counts["dropped"])])
+
+
+class Stopwatch:
+    """Notes when each ban was in the kernel."""
+
+    def __init__(self) -> None:
+        self.at: dict[str, float] = {}
+        self.is_hearing = asyncio.Event()
+        self.changed = asyncio.Event()
+
+    def banned(self, ban: Ban, pbx: str, seconds: float | None) -> None:
+        self.at[str(ban.address)] = perf_counter()
+        self.changed.set()
+
+    def lifted(self, network: IPNetwork) -> None: ...
+
+    def alerted(self, alert: Alert, pbx: str) -> None: ...
+
+    def link_changed(self, pbx: str, state: str, detail: str) -> None:
+        if state == "hearing":
+            self.is_hearing.set()
+
+    async def until(self, count: int) -> None:
+        while len(self.at) < count:
+            self.changed.clear()
+            await self.changed.wait()
+
+
+def settings(port: int, folder: Path) -> Settings:
+    return load(
+        environ={
+            "AMIWATCH_AMI__PORT": str(port),
+            "AMIWATCH_AMI__SECRET": "secret",
+            "AMIWATCH_DATABASE": str(folder / "bench.db"),
+            "AMIWATCH_POLICY": "closed",
+            "AMIWATCH_UNPROVEN_BANS": "1000000",
+        },
+        env_file=None,
+        default_config=folder / "none.toml",
+        secrets_directory=folder,
+    )
+
+
+@asynccontextmanager
+async def running(port: int, folder: Path) -> AsyncIterator[tuple[Daemon, Stopwatch]]:
+    watch = Stopwatch()
+    daemon = Daemon(settings(port, folder), listeners=[watch])
+    task = asyncio.create_task(daemon.run())
+    waiter = asyncio.create_task(watch.is_hearing.wait())
+    await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        task.result()
+    yield daemon, watch
+    daemon.stop()
+    await task
+
+
+async def newcomers(folder: Path) -> None:
+    asterisk = Asterisk()
+    async with running(asterisk.port, folder) as (_, watch):
+        sent = await asterisk.ask("newcomers")
+        await watch.until(NEWCOMERS)
+        took = sorted((watch.at[address(10_000 + n)] - at) * 1000 for n, at in enumerate(sent))
+    asterisk.close()
+    print(
+        f"event to kernel, {NEWCOMERS} new attackers {PAUSE * 1000:.0f} ms apart: "
+        f"p50 {statistics.median(took):.3f} ms, p99 {took[int(len(took) * 0.99) - 1]:.3f} ms, max {took[-1]:.3f} ms"
+    )
+
+
+STALLS = [0.0]
+
+
+async def longest_stall() -> None:
+    """Note how long the event loop was away at the longest."""
+    STALLS.append(0.0)
+    while True:
+        began = perf_counter()
+        await asyncio.sleep(0.001)
+        STALLS[-1] = max(STALLS[-1], perf_counter() - began - 0.001)
+
+
+async def flood(folder: Path) -> None:
+    rates, lags = [], []
+    for _ in range(3):
+        asterisk = Asterisk()
+        async with running(asterisk.port, folder) as (daemon, watch):
+            cpu = process_time()
+            probe = asyncio.create_task(longest_stall())
+            began, _, dropped = await asterisk.ask("flood")
+            if dropped:
+                print(f"flood: THE LINK WAS LOST, longest stall of ours {STALLS[-1] * 1000:.0f} ms")
+                probe.cancel()
+                asterisk.close()
+                continue
+            await watch.until(ATTACKERS)
+            while daemon.judge.counters.events + daemon.shed < EVENTS:  # noqa: ASYNC110 - counting must cost nothing
+                await asyncio.sleep(0.001)
+            ended = perf_counter()
+            rates.append(EVENTS / (ended - began))
+            lags.append((max(watch.at.values()) - began) * 1000)
+            busy = process_time() - cpu
+            probe.cancel()
+            kernel = sum(state.count for state in await daemon.firewall.states())
+            assert kernel >= ATTACKERS, f"only {kernel} in the kernel"
+            for network, _ in list(daemon.judge.ledger.wanted(daemon.now())):
+                daemon.lift(network, by="bench", reason="next round")
+            await daemon.settle()
+            print(
+                f"flood of {EVENTS} events from {ATTACKERS} attackers: {rates[-1]:,.0f} events/s, "
+                f"all in the kernel after {lags[-1]:.0f} ms of {1000 * (ended - began):.0f} ms, "
+                f"shed {daemon.shed}, CPU {busy:.2f} s, longest stall {STALLS[-1] * 1000:.0f} ms, link kept"
+            )
+        asterisk.close()
+    if rates:
+        print(f"  median {statistics.median(rates):,.0f} events/s through the whole daemon")
+
+
+async def restart(folder: Path, count: int) -> None:
+    path = folder / f"restart-{count}"
+    path.mkdir()
+    first = int(IPv4Address("100.64.0.0"))
+    async with await Store.open(path / "bench.db") as store:
+        for number in range(count):
+            network = ip_network((first + number, 32))
+            store.put_ban(
+                Ban(network, network.network_address, time(), 86400, 1, "scan", "5 unknown accounts in 2 s"),
+                pbx="pbx",
+                origin="rule",
+                is_enforced=True,
+            )
+            if number % 50_000 == 49_999:
+                await store.flush()
+    firewall = IpsetFirewall(maxelem=2_000_000)
+    await firewall.remove_sets()
+    await firewall.close()
+    asterisk = Asterisk()
+    os.environ["AMIWATCH_SET_SIZE"] = "2000000"
+    began = perf_counter()
+    daemon = Daemon(settings(asterisk.port, path), firewall=IpsetFirewall(maxelem=2_000_000))
+    watch = Stopwatch()
+    daemon.listeners.append(watch)
+    task = asyncio.create_task(daemon.run())
+    while not watch.is_hearing.is_set():
+        if task.done():
+            task.result()
+        await asyncio.sleep(0.005)
+    everything = perf_counter() - began
+    states = await daemon.firewall.states()
+    assert sum(state.count for state in states) == count, states
+    in_kernel = daemon.restored_after
+    print(f"restart with {count:,} bans: in the kernel after {in_kernel:.2f} s, hearing after {everything:.2f} s")
+    daemon.stop()
+    await task
+    asterisk.close()
+    firewall = IpsetFirewall(maxelem=2_000_000)
+    await firewall.remove_sets()
+    await firewall.close()
+
+
+async def idle(folder: Path) -> None:
+    asterisk = Asterisk()
+    path = folder / "idle"
+    path.mkdir()
+    async with running(asterisk.port, path):
+        await asyncio.sleep(2)
+        cpu = process_time()
+        await asyncio.sleep(20)
+        used = (process_time() - cpu) / 20
+        print(f"idle: CPU {100 * used:.2f} % of a core")
+    asterisk.close()
+
+
+def main() -> None:
+    logging.disable(logging.INFO)
+    netns.enter()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in (newcomers, flood, idle):
+            asyncio.run(part(folder))
+        asyncio.run(restart(folder, 100_000))
+        if "--all" in sys.argv:
+            asyncio.run(restart(folder, 1_000_000))
+    print(f"highest RSS of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

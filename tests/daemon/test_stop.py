@@ -1,0 +1,24 @@
+"""However the links are, the daemon ends when it is told to."""
+
+import asyncio
+
+import pytest
+
+from amiwatch.testing.firewall import FakeFirewall
+from tests.daemon.conftest import Start
+
+
+@pytest.mark.parametrize("trouble", ["nothing", "hang_up", "gone", "frozen"])
+async def test_it_stops_at_once_whatever_the_link_does(watched: Start, trouble: str) -> None:
+    async with watched(FakeFirewall()) as it:
+        if trouble == "hang_up":
+            it.pbx.hang_up()
+        elif trouble == "gone":
+            await it.pbx.stop()
+        elif trouble == "frozen":
+            it.pbx.freeze()
+        if trouble in {"hang_up", "gone"}:
+            await it.watcher.until(lambda: "lost" in it.watcher.links)
+        it.daemon.stop()
+        async with asyncio.timeout(2):
+            await it.task
