@@ -49,10 +49,10 @@ class Summary:
     alerts: int = 0
 
 
-def replayed(files: Iterable[BinaryIO], settings: Settings, summary: Summary) -> Iterator[Verdict]:
+def replayed(paths: Iterable[Path], settings: Settings, summary: Summary) -> Iterator[Verdict]:
     """Judge recordings as if they came in now, several as several PBXs at once; ``summary`` is kept up to date."""
     judge = judge_of(settings)
-    streams = [_timed(file, summary) for file in files]
+    streams = [_timed(path, opened(path), summary) for path in paths]
     now = 0.0
     for at, event in heapq.merge(*streams, key=itemgetter(0)):
         now = max(now, at)
@@ -72,10 +72,10 @@ def judge_of(settings: Settings) -> Judge:
     return judge
 
 
-def _timed(file: BinaryIO, summary: Summary) -> Iterator[tuple[float, SecurityEvent]]:
+def _timed(path: Path, file: BinaryIO, summary: Summary) -> Iterator[tuple[float, SecurityEvent]]:
     """Yield the events of one recording with a time that never runs backwards, as Asterisk's own does under load."""
     wire, now = Wire(has_pings=False), 0.0
-    for chunk in _chunks(file):
+    for chunk in _chunks(path, file):
         for item in wire.feed(chunk):
             if type(item) is SecurityEvent:
                 summary.events += 1
@@ -86,12 +86,12 @@ def _timed(file: BinaryIO, summary: Summary) -> Iterator[tuple[float, SecurityEv
     summary.tampered += wire.tampered
 
 
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
+def _chunks(path: Path, file: BinaryIO) -> Iterator[bytes]:
     try:
         while chunk := file.read(READ_SIZE):
             yield chunk
     except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"a recording can't be read to its end: {error}") from error
+        raise UsageError(f"{str(path)!r} can't be read to its end: {error}") from error
 
 
 def opened(path: Path) -> BinaryIO:
@@ -157,7 +157,7 @@ def replay(
             file=sys.stderr,
         )
     summary = Summary()
-    for verdict in replayed([opened(path) for path in files], settings, summary):
+    for verdict in replayed(files, settings, summary):
         print(json.dumps(as_record(verdict)) if as_json else as_line(verdict))  # noqa: T201
     numbers = {name: getattr(summary, name) for name in Summary.__slots__}
     if as_json:

@@ -61,7 +61,7 @@ ALERTS_A_MINUTE = 60
 FOUND_AFTER = 5
 """Passwords tried on an account before its success is called a guess: people need up to four."""
 
-Outcome = Literal["unknown", "guess", "refused", "unanswered", "succeeded", "ami"]
+Outcome = Literal["unknown", "guess", "refused", "unanswered", "success", "ami"]
 
 
 @dataclass(slots=True)
@@ -144,7 +144,7 @@ class Judge:
         if event.service == "SIP" and not self.policy.ban_chan_sip:
             counters.chan_sip += 1
             if event.kind != "ChallengeSent":
-                self._note(key, event, "succeeded" if event.kind == "SuccessfulAuth" else "failed", now)
+                self._note(key, event, "success" if event.kind == "SuccessfulAuth" else "failed", now)
             return ()
         return read(key, event, now)
 
@@ -182,7 +182,7 @@ class Judge:
         self.tally.add(key, event.source, event.account, event.service, event.transport, outcome, now)
 
     def _succeeded(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
-        self._note(key, event, "succeeded", now)
+        self._note(key, event, "success", now)
         source = self.sources.get(key)
         if source is not None:
             source.dialogues.pop(hash(event.session), None)

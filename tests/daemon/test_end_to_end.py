@@ -187,6 +187,16 @@ async def test_a_full_set_gives_up_the_ban_that_ends_soonest(watched: Start, wir
         assert not arrives(wire, "203.0.113.1")
 
 
+async def test_logins_count_for_no_attacker(watched: Start, tmp_path: Path) -> None:
+    async with watched() as it:
+        await it.pbx.emit(*(attempt_bytes(Case.RIGHT_PASSWORD, source=PHONE, session=f"{n}") for n in range(5)))
+        await it.attack(ATTACKER)
+        await it.watcher.until_banned(f"{ATTACKER}/32")
+        await it.daemon.flush()
+    with Reader(tmp_path / "amiwatch.db") as reader:
+        assert [each.address for each in reader.top_offenders(since=0, limit=9, now=0)] == [ATTACKER]
+
+
 async def test_two_links_feed_one_judge(watched: Start, wire: Wire) -> None:
     """A scanner that spreads over two PBXs is one scanner."""
     async with FakeAsterisk() as second:

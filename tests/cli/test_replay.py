@@ -1,0 +1,140 @@
+"""What would have been done about the recordings of a real Asterisk."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amiwatch.testing.builders import Case, attempt_bytes
+from tests.corpus import FOLDER, LABELS
+
+VICTIMS = {"8.8.8.8", "8.8.4.4", "9.9.9.9"}
+HONEST = {f"192.0.2.{last}" for last in (101, 102, 103)} | {f"198.51.100.{last}" for last in (50, 51, 52)}
+
+
+def replay(*arguments: str | Path, data: bytes = b"", **settings: str) -> subprocess.CompletedProcess[str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("AMIWATCH_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "amiwatch", "replay", *map(str, arguments)],
+        env=environ | {f"AMIWATCH_{name.upper()}": value for name, value in settings.items()},
+        input=data,
+        capture_output=True,
+        check=False,
+    )
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def banned(records: list[dict[str, Any]]) -> set[str]:
+    return {record["address"] for record in records if record["type"] == "ban"}
+
+
+def test_every_recording_is_counted_as_its_label_says_and_bans_nobody_honest() -> None:
+    for name, label in LABELS.items():
+        *verdicts, summary = lines(replay(FOLDER / f"{name}.ami", "--json"))
+        assert summary["type"] == "summary"
+        assert (summary["events"], summary["tampered"]) == (label["genuine"], label["tampered"] + label["fragments"]), (
+            name
+        )
+        assert not banned(verdicts) & (VICTIMS | HONEST), name
+        if "hostile" in name or "spoofed" in name or "http" in name:
+            assert banned(verdicts) <= {"198.51.100.7"}, name
+        assert summary["bans"] == len([each for each in verdicts if each["type"] == "ban"])
+        assert summary["alerts"] == len([each for each in verdicts if each["type"] == "alert"])
+
+
+def test_a_ban_is_one_line_with_all_that_a_program_wants() -> None:
+    first = lines(replay("--json", FOLDER / "ast22-pjsip-enum50-register.ami"))[0]
+    assert first["type"] == "ban"
+    assert re.fullmatch(r"2026-11-22T\d\d:\d\d:\d\d\.\d{3}Z", first["at"])
+    assert (first["address"], first["network"], first["service"]) == ("198.51.100.11", "198.51.100.11/32", "PJSIP")
+    assert (first["rule"], first["level"]) == ("scan_rush", 1)
+    assert 3240 <= first["seconds"] <= 3960
+    assert "4 unknown accounts" in first["reason"]
+
+
+def test_an_ipv6_source_is_banned_by_its_64() -> None:
+    data = b"".join(
+        attempt_bytes(Case.UNKNOWN_ACCOUNT, account=f"{n}", source=f"2001:db8:bad::{n}", session=f"{n}")
+        for n in range(9)
+    )
+    assert {each["network"] for each in lines(replay("-", "--json", data=data)) if each["type"] == "ban"} == {
+        "2001:db8:bad::/64"
+    }
+
+
+def test_the_allowlist_comes_from_the_environment() -> None:
+    done = replay("--json", FOLDER / "ast22-pjsip-enum50-register.ami", allowlist='["198.51.100.0/24"]')
+    *verdicts, _ = lines(done)
+    assert not banned(verdicts)
+    assert verdicts[0]["kind"] == "allowed_offender"
+
+
+def test_settings_change_what_would_have_been_done() -> None:
+    path = FOLDER / "ast22-pjsip-register-unknown-account.ami"
+    assert not banned(lines(replay("--json", path)))
+    assert banned(lines(replay("--json", path, policy="closed"))) == {"198.51.100.7"}
+    assert banned(lines(replay("--json", path, rules__scan__limit="1"))) == {"198.51.100.7"}
+
+
+def test_several_recordings_are_several_pbxs_at_once(tmp_path: Path) -> None:
+    for part in range(2):
+        data = [
+            attempt_bytes(Case.UNKNOWN_ACCOUNT, account=f"{n}", session=f"{n}", at=1795342000.0 + n)
+            for n in range(6)
+            if n % 2 == part
+        ]
+        (tmp_path / f"{part}.ami").write_bytes(b"".join(data))
+    alone = lines(replay("--json", tmp_path / "0.ami"))
+    both = lines(replay("--json", tmp_path / "0.ami", tmp_path / "1.ami"))
+    assert (alone[-1]["bans"], both[-1]["bans"], both[-1]["events"]) == (0, 1, 12)
+
+
+def test_a_ban_ends_in_the_events_own_time_and_the_next_is_longer() -> None:
+    def scan(at: float) -> bytes:
+        return b"".join(
+            attempt_bytes(Case.UNKNOWN_ACCOUNT, account=f"{n}", session=f"{at}{n}", at=at + n) for n in range(6)
+        )
+
+    *verdicts, _ = lines(replay("-", "--json", data=scan(1795342000) + scan(1795342000 + 2 * 3600)))
+    assert [each["level"] for each in verdicts] == [1, 2]
+
+
+def test_a_packed_recording_is_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "x.ami.gz").write_bytes(gzip.compress((FOLDER / "ast22-pjsip-crack50.ami").read_bytes()))
+    assert banned(lines(replay("--json", tmp_path / "x.ami.gz"))) == {"198.51.100.11"}
+
+
+@pytest.mark.parametrize("data", [b"", b"\r\n\r\n\r\n", b"\x00\xff" * 5000, b"GET / HTTP/1.0\r\n\r\n"])
+def test_what_is_no_recording_gives_a_summary_of_nothing(data: bytes) -> None:
+    (summary,) = lines(replay("--json", "-", data=data))
+    assert (summary["events"], summary["bans"]) == (0, 0)
+
+
+def test_people_get_sentences(tmp_path: Path) -> None:
+    done = replay(FOLDER / "ast22-pjsip-enum50-register.ami")
+    assert "ban    198.51.100.11/32" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("96 events")
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "cut"])
+def test_a_file_that_can_not_be_read_is_one_sentence(tmp_path: Path, kind: str) -> None:
+    path = tmp_path if kind == "folder" else tmp_path / "x.ami.gz"
+    if kind == "cut":
+        path.write_bytes(gzip.compress(os.urandom(5000))[:2000])
+    done = replay("--json", path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert str(path) in done.stderr
