@@ -26,10 +26,16 @@ CALLER_DIGITS = 7
 PHONE_PAUSE = 15.0
 """Shortest pause, in seconds, of a phone that tries again by itself; guessers that hurry are faster."""
 
+RETRY_PAUSE = 2.0
+"""Pause, in seconds, below which a second try belongs to the first: many phones answer a second challenge at once."""
+
+RETRIES = 2
+"""Tries that a phone makes at once at most."""
+
 STEADY_SHARE = 0.75
 """Share of the pauses that must lie within a factor of two of their median: RFC 5626 4.5 jitters by that much."""
 
-STEADY_SAMPLES = 5
+STEADY_SAMPLES = 4
 """Pauses needed to call a pace steady."""
 
 PACE_SAMPLES = 20
@@ -54,7 +60,9 @@ def is_steady_phone(source: Source) -> bool:
     """Tell whether this may be one phone with an old password or a deleted account."""
     if len(source.accounts.keys() | source.guessed.keys()) > 1:
         return False
-    return is_steady(source.times[Measure.ATTEMPTS] or [], pause=PHONE_PAUSE)
+    times = (source.times[Measure.ATTEMPTS] or [])[-PACE_SAMPLES:]
+    begins = times[:1] + [later for earlier, later in pairwise(times) if later - earlier > RETRY_PAUSE]
+    return len(times) <= RETRIES * len(begins) and is_steady(begins, pause=PHONE_PAUSE)
 
 
 def is_steady(times: list[float], *, pause: float) -> bool:

@@ -258,6 +258,17 @@ def test_a_phone_with_an_old_password_or_a_deleted_account_is_reported_hourly_an
         assert all(later - earlier >= ALERT_PAUSE for earlier, later in pairwise(told))
 
 
+@pytest.mark.parametrize(("tries", "is_honest"), [(2, True), (3, False)])
+def test_a_phone_that_answers_each_second_challenge_at_once_is_still_a_phone(tries: int, is_honest: bool) -> None:
+    story = Story()
+    for _ in range(40):
+        story.wait(30)
+        for _ in range(tries):
+            story.wait(0.3)
+            story.attempt(Case.WRONG_PASSWORD, account="1002", source=PHONE)
+    assert bool(story.bans) is not is_honest
+
+
 def test_an_old_password_in_an_office_that_logs_in_is_reported_too() -> None:
     story = Story()
     for _ in range(40):
