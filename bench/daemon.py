@@ -85,8 +85,9 @@ async def _serve(pipe: Connection) -> None:
                 for number in range(NEWCOMERS):
                     await asyncio.sleep(PAUSE)
                     data = event(10_000 + number, number)
+                    (session,) = pbx._sessions  # noqa: SLF001 - the time of the very write is wanted
+                    session._writer.write(data)  # noqa: SLF001
                     times.append(perf_counter())
-                    await pbx.emit(data)
                 pipe.send(times)
             elif what == "flood":
                 began = perf_counter()
@@ -151,14 +152,15 @@ async def running(port: int, folder: Path) -> AsyncIterator[tuple[Daemon, Stopwa
 
 async def newcomers(folder: Path) -> None:
     asterisk = Asterisk()
-    async with running(asterisk.port, folder) as (_, watch):
+    async with running(asterisk.port, folder) as (daemon, watch):
         sent = await asterisk.ask("newcomers")
         await watch.until(NEWCOMERS)
         took = sorted((watch.at[address(10_000 + n)] - at) * 1000 for n, at in enumerate(sent))
     asterisk.close()
     print(
         f"event to kernel, {NEWCOMERS} new attackers {PAUSE * 1000:.0f} ms apart: "
-        f"p50 {statistics.median(took):.3f} ms, p99 {took[int(len(took) * 0.99) - 1]:.3f} ms, max {took[-1]:.3f} ms"
+        f"p50 {statistics.median(took):.3f} ms, p99 {took[int(len(took) * 0.99) - 1]:.3f} ms, max {took[-1]:.3f} ms "
+        f"(of it inside the daemon p50 {statistics.median(daemon.latencies) * 1000:.3f} ms)"
     )
 
 

@@ -67,6 +67,13 @@ class Firewall(Protocol):
         ``seconds`` above ``MAX_TIMEOUT`` are cut to it (reconcile re-arms); None is an entry without an end.
         """
 
+    def add_now(self, entry: Entry) -> bool:
+        """
+        Add one network within this call, where the kernel answers at once. Never raises.
+
+        False tells nothing about the kernel: call ``add``, which says what is wrong.
+        """
+
     async def remove(self, networks: Iterable[IPNetwork]) -> None:
         """Take networks out; one that is not there is no error."""
 

@@ -48,6 +48,9 @@ class DryRunFirewall:
             log.info("would drop networks=%d first=%s", len(taken), taken[0].network)
         return rejected
 
+    def add_now(self, entry: Entry) -> bool:
+        return False
+
     async def remove(self, networks: Iterable[IPNetwork]) -> None:
         gone = [network for network in networks if self._ends.get(network.version, {}).pop(network, None) is not None]
         if gone:

@@ -60,6 +60,14 @@ class IpsetFirewall:
                 rejected += await self._fill(family, group, name=self._set(family))
         return rejected
 
+    def add_now(self, entry: Entry) -> bool:
+        if not self._socket.is_open or not entry.network.prefixlen:
+            return False
+        family = entry.network.version
+        message = wire.change(wire.ADD, self._set(family), family, [entry], protocol=self._socket.protocol)
+        answer = self._socket.ask_now(message)
+        return answer is not None and not answer.code
+
     async def remove(self, networks: Iterable[IPNetwork]) -> None:
         for part in _parts(Entry(network, None) for network in networks if network.prefixlen):
             for family, group in _by_family(part):

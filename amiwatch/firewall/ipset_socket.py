@@ -118,6 +118,22 @@ class IpsetSocket:
         with self._translated("answer"):
             return next(wire.answers(await self._ask(message)))
 
+    @property
+    def is_open(self) -> bool:
+        """Tell whether a request can be sent without opening anything first."""
+        return self._netlink is not None
+
+    def ask_now(self, message: bytearray) -> wire.Answer | None:
+        """Send one short request; None where the kernel did not answer within the call, or the socket broke."""
+        try:
+            with self._expecting(message) as (netlink, tag):
+                netlink.socket.send(message)
+                datagram = _received(netlink, tag)
+        except OSError:
+            self.close()
+            return None
+        return None if datagram is None else next(wire.answers(datagram))
+
     async def listen(self, message: bytearray, take: Callable[[wire.Answer], None]) -> int:
         """Send one request and hand out its many answers as they come. Returns the code of a refusal, or 0."""
         async with self._listing:

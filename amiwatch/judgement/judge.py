@@ -111,10 +111,10 @@ class Judge:
         self._longest = longest(policy.rules)
         self._tripwires = frozenset(name.casefold() for name in policy.tripwires)
         # A rule that is met by fewer attempts comes first, so that the reason names the sharpest.
-        self._rules = {
-            measure: tuple(sorted((r for r in policy.rules if r.measure is measure), key=lambda r: r.find_time))
+        self._rules = [
+            tuple(sorted((r for r in policy.rules if r.measure is measure), key=lambda r: r.find_time))
             for measure in Measure
-        }
+        ]
 
     def allow(self, networks: Mapping[IPNetwork, str]) -> None:
         """Never ban these networks (each with the words that say why) and the always safe ones; replaces earlier."""

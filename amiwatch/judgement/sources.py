@@ -20,6 +20,8 @@ from amiwatch.judgement.values import TEXT_LIMIT, Evidence, IPAddress, SecurityE
 HISTORY = 96
 """Attempts and accounts kept for one source: more than the largest limit times the trust factor."""
 
+MEASURES = len(Measure)
+
 MAX_DIALOGUES = 256
 """Dialogues kept for one source: the phones of an office that start together behind one address."""
 
@@ -140,7 +142,7 @@ class Windows:
     __slots__ = ("accounts", "times")
 
     def __init__(self) -> None:
-        self.times: list[list[float] | None] = [None] * len(Measure)
+        self.times: list[list[float] | None] = [None] * MEASURES
         self.accounts: dict[str, float] = {}
         """Accounts that don't exist → when tried last, in that order."""
 
