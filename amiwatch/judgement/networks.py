@@ -7,7 +7,7 @@ Rule 1: keys are plain integers; hashing an ``ipaddress`` object costs ten times
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Generic, TypeVar
 
 from amiwatch.judgement.values import IPV6_PREFIX, IPAddress, IPNetwork
@@ -90,5 +90,5 @@ def source_key(address: IPAddress) -> int:
 def key_network(key: int) -> IPNetwork:
     """Return the network of a source's number: the inverse of ``source_key``."""
     if key >= 0:
-        return IPv4Network(IPv4Address(key))
-    return IPv6Network((IPv6Address(~key << 64), IPV6_PREFIX))
+        return IPv4Network((key, 32))  # from numbers: a third of the time that address objects take
+    return IPv6Network((~key << 64, IPV6_PREFIX))
