@@ -8,6 +8,7 @@ The exceptions of amiwatch, each with its fate and its exit code.
     ├── UsageError                  2  exit; the command line asked for something impossible
     ├── Refusal                     1  exit; the answer is no
     ├── StillWaiting               75  exit; what was asked for waits for the daemon
+    ├── AlreadyRunning             75  exit; another process works with the same database
     ├── AmiError                   69  retry
     │   ├── AmiUnreachable         69  retry with back-off 1–60 s
     │   ├── AmiLoginRefused        77  retry slowly, said loudly
@@ -56,6 +57,12 @@ class Refusal(AmiwatchError):
 
 class StillWaiting(AmiwatchError):
     """A request was written down, but nobody carried it out yet."""
+
+    exit_code = 75
+
+
+class AlreadyRunning(AmiwatchError):
+    """Another process of ours works with the same database."""
 
     exit_code = 75
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from amiwatch.cli.text import say_warnings, visible
-from amiwatch.errors import AmiwatchError, FirewallPermission, Refusal, StillWaiting
+from amiwatch.errors import AlreadyRunning, AmiwatchError, FirewallPermission, Refusal, StillWaiting
 from amiwatch.store import requests, schema
 from amiwatch.store.reader import Reader
 from amiwatch.store.records import Status
@@ -75,6 +75,8 @@ def _do_it(settings: Settings, request_id: int) -> None:
             f"no daemon runs, and you may not change the kernel's sets: request {request_id} waits for the daemon. "
             "Start it, or say it again as root."
         ) from None
+    except AlreadyRunning as error:
+        raise StillWaiting(f"{error} Until then, request {request_id} waits for it.") from None
     except AmiwatchError as error:
         requests.withdraw(settings.database, request_id, why=str(error))
         raise

@@ -4,7 +4,9 @@ What we want and what is: keeps the kernel's sets like the ledger.
 Rule 1: the ledger is right. What it has and the kernel lacks is added; what the kernel has and nobody knows was banned
 by us before a crash, and is adopted.
 
-Rule 2: a failed add is no lost ban: reconcile tries again.
+Rule 2: a failed add is no lost ban, and a failed removal no lost unban: reconcile tries again.
+
+Rule 3: a listing is old when it arrives. What was lifted since is neither adopted nor put back.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -32,8 +34,12 @@ somebody changed; between them only the numbers of entries are compared, which c
 REARM = 3600.0
 """A kernel timeout may be this much shorter, in seconds, than we want before it is set again."""
 
-SLICE = 20_000
-"""Entries handled between two turns of the event loop: some 20 ms."""
+SLICE = 5_000
+"""Entries handled between two turns of the event loop: some 10 ms."""
+
+ENDING = 10
+"""An unknown entry with no more seconds left than this is let go: a ban of ours that ended while the kernel, which got
+it later, still counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +49,13 @@ class Order:
     ban: Ban
     pbx: str
     received: float
+    by: str = ""
+    """Who asked for a ban by hand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """An order that was carried out, or not: ``seconds`` from the event to the kernel, None if it is not there."""
+    """An order that was tried: ``seconds`` from the event to the kernel, None if the kernel does not have it."""
 
     order: Order
     seconds: float | None
@@ -63,7 +71,7 @@ class Enforcer:
         *,
         now: Callable[[], float],
         done: Callable[[list[Done]], None],
-        adopted: Callable[[IPNetwork, int | None], bool],
+        adopted: Callable[[IPNetwork, int | None], Awaitable[bool]],
         evicted: Callable[[IPNetwork], None],
         is_enforcing: bool = True,
         rule: DropRule | None = None,
@@ -81,75 +89,119 @@ class Enforcer:
         self._rule = rule
         self._scope = scope or Scope()
         self._orders: deque[Order] = deque()
-        self._lifts: deque[IPNetwork] = deque()
+        self._under_way = 0
+        """Orders that the kernel is being told of just now."""
+        self._lifts: dict[IPNetwork, None] = {}
+        """What must leave the kernel; it stays here until the kernel did it."""
+        self._gone: dict[IPNetwork, None] = {}
+        """What was lifted since the last listing began."""
+        self._victims: list[IPNetwork] = []
         self._wake = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._waiters: list[asyncio.Future[None]] = []
+        self._is_listing_due = True
         self._listed_at = 0.0
         self._mismatches = 0
         self._is_rule_said = False
         self._needless: set[int] = set()
         """Families that need no rule here."""
 
-    def order(self, order: Order) -> None:
-        """Put a ban into the kernel as soon as may be; returns at once."""
+    def order(self, order: Order, *, is_alone: bool = False) -> None:
+        """
+        Put a ban into the kernel as soon as may be; returns at once.
+
+        A ban that ``is_alone`` gets there within this call, if the kernel answers at once, which takes microseconds;
+        many go together in one message.
+        """
+        is_idle = not self._orders and not self._lifts and not self._under_way
+        if is_alone and is_idle and self.is_enforcing and self.firewall.add_now(_entry(order.ban)):
+            self._done([Done(order, perf_counter() - order.received)])
+            return
         self._orders.append(order)
-        self._idle.clear()
         self._wake.set()
 
     def lift(self, network: IPNetwork) -> None:
         """Take a network out of the kernel as soon as may be; returns at once."""
-        self._lifts.append(network)
-        self._idle.clear()
+        self._lifts[network] = self._gone[network] = None
         self._wake.set()
 
     async def settle(self) -> None:
-        """Wait until all that was ordered was tried."""
-        await self._idle.wait()
+        """Wait until all that was ordered so far was tried."""
+        if not self._orders and not self._lifts and not self._under_way:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._wake.set()
+        await waiter
 
     async def run(self) -> None:
         """Carry orders out, many in one message, until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
+            waiters, self._waiters = self._waiters, []
             orders, self._orders = list(self._orders), deque()
-            lifts, self._lifts = list(self._lifts), deque()
+            lifts, self._lifts = self._lifts, {}
+            self._under_way = len(orders)
             # A ban and its lifting may have been ordered in either order: the ledger knows how it ended.
-            orders = [order for order in orders if order.ban.network in self._ledger]
-            lifts = [network for network in lifts if network not in self._ledger]
-            await self._carry_out(orders, lifts)
-            if not self._orders and not self._lifts:
-                self._idle.set()
+            await self._carry_out(
+                [order for order in orders if order.ban.network in self._ledger],
+                [network for network in lifts if network not in self._ledger],
+            )
+            self._under_way = 0
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     async def _carry_out(self, orders: list[Order], lifts: list[IPNetwork]) -> None:
+        is_added = True
+        if orders and self.is_enforcing:
+            is_added = await self._is_done(self._add([_entry(order.ban) for order in orders]))
+        if lifts and not await self._is_done(self.firewall.remove(lifts)):
+            self._lifts.update(dict.fromkeys(lifts))
+        at = perf_counter()
+        self._done(
+            [
+                Done(order, at - order.received if is_added and order.ban.network in self._ledger else None)
+                for order in orders
+            ]
+        )
+        self._tell_evicted()
+
+    async def _is_done(self, work: Awaitable[object]) -> bool:
         try:
-            if lifts:
-                await self.firewall.remove(lifts)
-            if orders and self.is_enforcing:
-                await self._add([_entry(order.ban) for order in orders])
+            await work
         except FirewallError as error:
             self._complain(error)
-            self._done([Done(order, None) for order in orders])
-            return
-        at = perf_counter()
-        self._done([Done(order, at - order.received) for order in orders])
+            return False
+        return True
 
     async def _add(self, entries: list[Entry]) -> None:
         rejected = await self.firewall.add(entries)
-        if rejected:
-            await self._make_room(rejected)
-
-    async def _make_room(self, rejected: list[Entry]) -> None:
-        """Give up the bans that end soonest for those that the full set refused."""
         for entry in rejected:
-            victim = self._ledger.soonest(entry.network.version)
-            if victim is None or victim == entry.network:
-                continue
+            await self._make_room(entry, tries=len(rejected) + 1)
+
+    async def _make_room(self, entry: Entry, *, tries: int) -> None:
+        """Give up bans that end soonest for one that the full set refused; it may be the one that ends soonest."""
+        for _ in range(tries):  # each of the others that were refused may come up first, and frees nothing
+            if entry.network not in self._ledger:
+                return
+            victim = self._ledger.soonest(entry.network.version) or entry.network
             self._ledger.drop(victim)
-            self._evicted(victim)
+            self._victims.append(victim)
+            if victim == entry.network:
+                return
+            self._lifts[victim] = self._gone[victim] = None
             await self.firewall.remove([victim])
-            if await self.firewall.add([entry]):
-                raise FirewallError(f"The set is full and has no room for {entry.network}: raise AMIWATCH_SET_SIZE.")
+            self._lifts.pop(victim, None)
+            if not await self.firewall.add([entry]):
+                return
+        raise FirewallError(f"The set is full and has no room for {entry.network}: raise AMIWATCH_SET_SIZE.")
+
+    def _tell_evicted(self) -> None:
+        """Tell of bans that were given up, after they were told of as bans."""
+        victims, self._victims = self._victims, []
+        for network in victims:
+            self._evicted(network)
 
     # Reconcile.
 
@@ -161,6 +213,8 @@ class Enforcer:
 
     async def reconcile(self) -> None:
         """Close the gap between ledger and kernel; said once when it fails, tried again at the next call."""
+        if self._lifts:
+            self._wake.set()
         try:
             states = await self.firewall.states()
             if len(states) < 2:
@@ -176,19 +230,20 @@ class Enforcer:
             self.has_trouble = False
         except FirewallError as error:
             self._complain(error)
+        self._tell_evicted()
 
     def _is_suspicious(self, count: int) -> bool:
-        """Tell whether a full comparison is due: the numbers differ, or the last one is long ago."""
-        if self._orders or self._lifts:
-            return False
-        wanted = len(self._ledger) if self.is_enforcing else 0
+        """Tell whether a full comparison is due: something failed, the numbers differ, or the last is long ago."""
+        wanted = len(self._ledger) - len(self._orders) - self._under_way if self.is_enforcing else 0
         # The kernel's timeouts and ours differ by up to a second: a small difference must last to count.
         self._mismatches = self._mismatches + 1 if count != wanted else 0
-        is_large = abs(count - wanted) > wanted // 100
-        return self._mismatches > 1 or is_large or perf_counter() - self._listed_at > FULL_LISTING
+        is_large = abs(count - wanted) > max(0, wanted) // 100 + len(self._orders) + self._under_way
+        is_old = perf_counter() - self._listed_at > FULL_LISTING
+        return self._is_listing_due or self._mismatches > 1 or is_large or is_old
 
     async def _restore(self) -> None:
         """Compare entry by entry; add what is missing or ends too soon, adopt or remove what is unknown."""
+        self._gone.clear()
         found = {entry.network: entry for entry in await self.firewall.entries()}
         self._listed_at = perf_counter()
         if not self.is_enforcing:
@@ -202,20 +257,42 @@ class Enforcer:
                 missing.append(Entry(network, None if left is None else max(1, round(left))))
             if number % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
-        if missing:
-            await self._add(missing)
-            log.info("entries restored count=%d", len(missing))
+        await self._put_back(missing)
         await self._sort_out(found.values())
+        self._is_listing_due = False
+
+    async def _put_back(self, missing: list[Entry]) -> None:
+        for begin in range(0, len(missing), SLICE):
+            await self._add([entry for entry in missing[begin : begin + SLICE] if entry.network in self._ledger])
+        if stale := [network for network in self._gone if network not in self._ledger]:
+            await self.firewall.remove(stale)  # lifted in these very moments, and maybe put back by us
+        if missing:
+            log.info("entries restored count=%d", len(missing))
 
     async def _sort_out(self, unknown: Iterable[Entry]) -> None:
         """Adopt entries of ours that nobody remembers; remove those that must not be."""
-        # Between listing and now, orders may have been carried out: what the ledger has is not unknown.
-        strangers = [entry for entry in unknown if entry.network not in self._ledger]
-        refused = [entry.network for entry in strangers if not self._adopted(entry.network, entry.seconds)]
+        refused: list[IPNetwork] = []
+        adopted = 0
+        for number, entry in enumerate(unknown):
+            if number % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+            if not self._is_stranger(entry):
+                continue
+            if await self._adopted(entry.network, entry.seconds):
+                adopted += 1
+            else:
+                refused.append(entry.network)
         if refused:
             await self.firewall.remove(refused)
-        if adopted := len(strangers) - len(refused):
+        if adopted:
             log.warning("unknown entries adopted count=%d", adopted)
+
+    def _is_stranger(self, entry: Entry) -> bool:
+        """Tell whether nobody remembers an entry: between its listing and now it may have been banned or lifted."""
+        network = entry.network
+        if network in self._ledger or network in self._gone or network in self._lifts:
+            return False
+        return entry.seconds is None or entry.seconds > ENDING
 
     async def _clear(self, found: Iterable[IPNetwork]) -> None:
         networks = list(found)
@@ -252,7 +329,7 @@ class Enforcer:
     def _complain(self, error: FirewallError) -> None:
         if not self.has_trouble:
             log.error("bans are not enforced now, trying again reason=%s", error)
-        self.has_trouble = True
+        self.has_trouble = self._is_listing_due = True
 
 
 def _entry(ban: Ban) -> Entry:

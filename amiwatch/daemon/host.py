@@ -10,7 +10,9 @@ import asyncio
 import logging
 import socket
 import struct
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 
@@ -35,6 +37,13 @@ _USER_PROCESS = 7
 LOOKUP_TIMEOUT = 5.0
 """Seconds to wait for a name server."""
 
+ROUTING_TIMEOUT = 5.0
+"""Seconds to wait for the kernel's answer about addresses and routes: it takes milliseconds."""
+
+MAX_LOOKUPS = 32
+"""Names looked up at once: each keeps a thread until the name server answers, or the C library gives up (10 s and
+more)."""
+
 
 async def safe_networks() -> dict[IPNetwork, str]:
     """Return what must never be banned here, each with the words that say why."""
@@ -45,19 +54,62 @@ async def safe_networks() -> dict[IPNetwork, str]:
 
 async def resolve(name: str) -> list[IPAddress]:
     """Look a DNS name up; empty where it has no address now (or the name server does not answer)."""
-    loop = asyncio.get_running_loop()
+    with suppress(ValueError):
+        return [ip_address(name)]
     try:
         async with asyncio.timeout(LOOKUP_TIMEOUT):
-            found = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    except (OSError, TimeoutError) as error:
+            found = await _looked_up(name)
+    except (OSError, ValueError) as error:  # ValueError: what no name server can be asked for
         log.warning("allowlist name not resolved name=%r reason=%s", name, error or "no answer")
         return []
-    return list({ip_address(str(sockaddr[0]).partition("%")[0]) for *_, sockaddr in found})
+    return list({ip_address(text.partition("%")[0]) for text in found})
+
+
+_lookups: set[str] = set()
+"""Names that are being looked up; one that a silent name server left behind is not asked for again meanwhile."""
+
+
+async def _looked_up(name: str) -> list[str]:
+    """
+    Return the addresses of a name. Raises OSError, ValueError.
+
+    In a thread of its own that nobody waits for: the event loop's threads, which the firewall and the store need, would
+    all hang with the name server, and so would the end of the process.
+    """
+    if name in _lookups:
+        raise OSError("the last question still has no answer")
+    while len(_lookups) >= MAX_LOOKUPS:  # noqa: ASYNC110 - a thread can't set a loop's event, and nobody hurries
+        await asyncio.sleep(0.01)
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[list[str]] = loop.create_future()
+
+    def look_up() -> None:
+        found: list[str] = []
+        fault: Exception | None = None
+        try:
+            found = [str(address[0]) for *_, address in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
+        except (OSError, ValueError) as error:
+            fault = error
+        _lookups.discard(name)
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(tell, found, fault)
+
+    def tell(found: list[str], fault: Exception | None) -> None:
+        if answer.done():
+            return
+        if fault is None:
+            answer.set_result(found)
+        else:
+            answer.set_exception(fault)
+
+    _lookups.add(name)
+    threading.Thread(target=look_up, name="lookup", daemon=True).start()
+    return await answer
 
 
 async def _routing() -> list[tuple[IPAddress, str]]:
     try:
-        async with AsyncIPRoute() as ipr:
+        async with asyncio.timeout(ROUTING_TIMEOUT), AsyncIPRoute() as ipr:
             addresses = [message async for message in await ipr.get_addr()]
             routes = [message async for message in await ipr.get_default_routes()]
     except (NetlinkError, OSError) as error:

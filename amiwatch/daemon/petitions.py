@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
+from amiwatch.config.texts import network_or_name
 from amiwatch.errors import ConfigurationError, StoreError
 from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.reasons import duration
@@ -28,8 +30,15 @@ log = logging.getLogger(__name__)
 FOR_EVER = 0
 """The seconds of a request for a ban without an end."""
 
+LONGEST = 100 * 365 * 86400
+"""Longest duration in seconds that a request may name; longer is for ever, or a slip of the finger."""
+
 WIDEST = {4: 16, 6: 32}
 """Shortest prefix that a ban by hand may have: more is a slip of the finger."""
+
+
+IN_ONE_GO = 500
+"""Requests carried out before their outcomes are waited for: the store remembers twice as many that it must write."""
 
 
 class Answer(NamedTuple):
@@ -82,8 +91,11 @@ class Clerk:
             log.debug("requests not read reason=%s", error)
             return
         self._version = version
-        for request in requests:
+        for number, request in enumerate(requests, start=1):
             await self._carry_out(request)
+            if number % IN_ONE_GO == 0:
+                with suppress(StoreError):  # said by the store
+                    await self._store.flush()
 
     async def _carry_out(self, request: Request) -> None:
         verb = self._verbs.get(request.verb)
@@ -91,8 +103,15 @@ class Clerk:
             answer = await verb(request) if verb else Answer(f"{request.verb!r} is nothing I can do", is_done=False)
         except (ValueError, StoreError, ConfigurationError) as error:
             answer = Answer(str(error), is_done=False)
+        except Exception:  # a row of one person must not keep all others from being answered
+            log.exception("request failed by a fault of amiwatch id=%d verb=%r", request.id, request.verb)
+            answer = Answer("failed by a fault of amiwatch: see its log", is_done=False)
         log.info(
-            "request verb=%s target=%r by=%r outcome=%r", request.verb, request.target, request.asked_by, answer.text
+            "request verb=%s target=%r by=%r outcome=%r",
+            request.verb if verb else repr(request.verb),
+            request.target,
+            request.asked_by,
+            answer.text,
         )
         self._store.finish_request(request.id, answer.text, answer.is_done)
 
@@ -102,6 +121,7 @@ class Clerk:
             return Answer(f"{network} is wider than a /{WIDEST[network.version]}: not banned", is_done=False)
         if (safe := daemon.judge.allowed.overlapping(network)) is not None:
             return Answer(f"{network} is never banned: {safe[0]} is {safe[1]}", is_done=False)
+        _refuse_negative(request)
         seconds = daemon.judge.policy.ladder[0] if request.seconds is None else request.seconds or None
         now = daemon.now()
         ban = Ban(
@@ -117,7 +137,14 @@ class Clerk:
         time = "for ever" if seconds is None else f"for {duration(seconds)}"
         if not daemon.is_enforcing:
             return Answer(f"{network} recorded {time}, but nothing is blocked in observe mode")
-        return Answer(f"{network} banned {time}")
+        if network not in daemon.judge.ledger:
+            return Answer(f"{network} not banned: the set is full, raise AMIWATCH_SET_SIZE", is_done=False)
+        return Answer(f"{network} banned {time}{self._trouble()}")
+
+    def _trouble(self) -> str:
+        if not self._daemon.has_firewall_trouble:
+            return ""
+        return "; but the kernel refuses changes now, and it is tried again: see the log"
 
     async def _unban(self, request: Request) -> Answer:
         network = target_network(request.target)
@@ -129,7 +156,7 @@ class Clerk:
             return Answer(f"{network} was not banned", is_done=False)
         self._pardon(network)
         await self._daemon.settle()
-        return Answer(f"{network} unbanned")
+        return Answer(f"{network} unbanned{self._trouble()}")
 
     def _pardon(self, network: IPNetwork) -> None:
         self._daemon.judge.ladder.forget(source_key(network.network_address))
@@ -137,18 +164,17 @@ class Clerk:
 
     async def _unban_all(self, request: Request) -> Answer:
         networks = [network for network, _ in self._daemon.judge.ledger.wanted(self._daemon.now())]
-        for network in networks:
+        for number, network in enumerate(networks):
             self._daemon.lift(network, by=request.asked_by, reason=request.comment or "unbanned with all")
             self._pardon(network)
+            await self._daemon.breathe(number)
         await self._daemon.settle()
-        return Answer(f"{len(networks)} bans lifted")
+        return Answer(f"{len(networks)} bans lifted{self._trouble()}")
 
     async def _allow(self, request: Request) -> Answer:
+        _refuse_negative(request)
         now = self._daemon.now.utc(self._daemon.now())
-        try:
-            target = str(ip_network(request.target.strip(), strict=False))
-        except ValueError:
-            target = request.target.strip().lower()
+        target = str(network_or_name(request.target.strip()))
         until = now + request.seconds if request.seconds else None
         self._store.put_allow(AllowEntry(target, request.comment, now, until, request.asked_by))
         await self._store.flush()
@@ -160,9 +186,9 @@ class Clerk:
 
     async def _disallow(self, request: Request) -> Answer:
         try:
-            target = str(ip_network(request.target.strip(), strict=False))
+            target = str(network_or_name(request.target.strip()))
         except ValueError:
-            target = request.target.strip().lower()
+            target = request.target  # what somebody wrote into the table must go the same way
         known = {entry.target for entry in await self._store.allowlist(self._daemon.now.utc(self._daemon.now()))}
         if target not in known:
             return Answer(
@@ -181,6 +207,7 @@ class Clerk:
             kept = counts.pop("kept", 0)
             text = f"{sum(counts.values())} rows about {network} deleted"
             return Answer(text + ("; its ban lasts and was kept: unban it first" if kept else ""))
+        _refuse_negative(request)
         age = self._daemon.settings.keep if request.seconds is None else request.seconds
         counts = await self._store.forget(self._daemon.now.utc(self._daemon.now()) - age)
         return Answer(f"{sum(counts.values())} rows older than {duration(age)} deleted")
@@ -188,3 +215,8 @@ class Clerk:
     async def _reload(self, request: Request) -> Answer:
         await self._daemon.reload_now()
         return Answer("settings read again")
+
+
+def _refuse_negative(request: Request) -> None:
+    if request.seconds is not None and not 0 <= request.seconds <= LONGEST:
+        raise ValueError(f"{request.seconds} s is no duration that I can keep")

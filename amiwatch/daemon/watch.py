@@ -16,10 +16,11 @@ import signal
 import statistics
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_network
+from math import inf
 from pathlib import Path
 from time import perf_counter
 
@@ -30,6 +31,7 @@ from amiwatch.config import AmiSettings, Settings, load
 from amiwatch.daemon.clock import SteadyClock
 from amiwatch.daemon.enforcer import Done, Enforcer, Order
 from amiwatch.daemon.host import resolve, safe_networks
+from amiwatch.daemon.lock import only_one
 from amiwatch.daemon.petitions import Clerk
 from amiwatch.errors import ConfigurationError, StoreError
 from amiwatch.firewall.base import Firewall
@@ -76,6 +78,23 @@ SAMPLES_A_MINUTE = 60
 STRANGE_RUN = 20
 """Blocks refused in a row from which on a new version of Asterisk is more likely than an attacker."""
 
+PUT_SLICE = 500
+"""Rows put into the store's queue between two turns of the event loop: some 5 ms."""
+
+STORE_CROWDED = 50_000
+"""Rows that wait for the disk from which on a chore that writes by the hundred thousand waits, too."""
+
+COMMAND_TIME = 5.0
+"""Seconds that a command which does a request itself waits for another one to finish; each takes a fraction of one."""
+
+NEEDS_RESTART = frozenset(
+    {
+        "ami", "pbx", "database", "firewall", "mode", "set_name", "set_size", "ports", "drop_rule",
+        "max_attempt_rows", "log_level",
+    }
+)  # fmt: skip
+"""Settings that SIGHUP does not change: they say what is opened at the start."""
+
 LATENCIES = 1000
 """Newest bans whose way to the kernel is remembered."""
 
@@ -110,6 +129,8 @@ class Daemon:
         self.shed = 0
         """Events that were not judged, because too many waited."""
         self.tampered = 0
+        self.faults = 0
+        """Errors that nobody expected; each was logged, and all else went on."""
         self.restored_after = 0.0
         """Seconds from the begin of ``run`` until the kernel held all bans again."""
         self.started_at = self.now()
@@ -121,12 +142,16 @@ class Daemon:
         self._strange = 0
         self._said_shed = 0
         self._strange_store: bool | None = None
+        self._is_acquainted = False
+        """What the database knew at the start was taken over."""
+        self._refreshing = asyncio.Lock()
+        self._reloading = asyncio.Event()
+        self._stored_allow: Sequence[AllowEntry] = ()
         self._resolved: dict[str, list[IPAddress]] = {}
         """Last known addresses of names, for as long as a name server is silent."""
         self._allowed: dict[IPNetwork, str] = {}
-        self._by: dict[IPNetwork, str] = {}
-        """Who asked for the bans by hand that are on their way."""
         self._links: dict[str, LinkState] = {}
+        self._hearing_since: dict[str, float] = {}
         self._clients: list[AmiClient] = []
         self._store: Store | None = None
         self._clerk: Clerk | None = None
@@ -145,25 +170,27 @@ class Daemon:
     # What the AMI readers call. Nothing here waits.
 
     def receive(self, pbx: str, items: Sequence[Item]) -> None:
-        """Queue what a reader brought."""
+        """Judge what a reader brought, or queue it where it is much."""
         received = perf_counter()
+        if not self._waiting and len(items) <= SLICE:
+            # Nobody waits: judged within the call, a newcomer is in the kernel two turns of the loop earlier.
+            self._judge(pbx, received, items)
+            return
         if self._waiting > CROWDED:
             items = self._thin_out(items)
-        self._waiting += len(items)
-        self._backlog.append((pbx, received, items))
-        self._wake.set()
+        if items:
+            self._waiting += len(items)
+            self._backlog.append((pbx, received, items))
+            self._wake.set()
 
     def _thin_out(self, items: Sequence[Item]) -> Sequence[Item]:
         """Shed repeats of banned sources; beyond the bound, everything."""
-        if self._waiting + len(items) > MAX_BACKLOG:
-            self.shed += len(items)
-            return ()
         now, is_banned = self.now(), self.judge.ledger.is_banned
         kept = [
             item
             for item in items
             if type(item) is not SecurityEvent or not is_banned(source_key(item.source), item.source, now)
-        ]
+        ][: max(0, MAX_BACKLOG - self._waiting)]
         self.shed += len(items) - len(kept)
         return kept
 
@@ -177,9 +204,30 @@ class Daemon:
                 heard = next((each.last_byte_at for each in self._clients if each.link.name == pbx), None)
                 self._store.put_gap_begin(pbx, heard or at, detail)
             elif state is LinkState.HEARING:
+                self._hearing_since[pbx] = at
                 self._store.put_gap_end(pbx, at)
+        self._tell(lambda listener: listener.link_changed(pbx, state.value, detail))
+
+    def _tell(self, tell: Callable[[Listener], None]) -> None:
         for listener in self.listeners:
-            listener.link_changed(pbx, state.value, detail)
+            with self._unhurt("a listener"):
+                tell(listener)
+
+    @contextmanager
+    def _unhurt(self, what: str) -> Iterator[None]:
+        """Go on whatever happens inside: one error that nobody expected must not end the banning."""
+        try:
+            yield
+        except Exception:  # said, counted, and reported to us by whoever reads it
+            self.faults += 1
+            is_loud = self.faults.bit_count() == 1  # 1, 2, 4, 8, ...
+            log.log(
+                logging.ERROR if is_loud else logging.DEBUG,
+                "fault of amiwatch, please report it; everything else goes on what=%r count=%d",
+                what,
+                self.faults,
+                exc_info=True,
+            )
 
     # The consumer.
 
@@ -197,6 +245,14 @@ class Daemon:
                     await asyncio.sleep(0)
 
     def _judge(self, pbx: str, received: float, items: Sequence[Item]) -> None:
+        remaining = iter(items)
+        is_done = False
+        while not is_done:
+            with self._unhurt("judging an event"):
+                self._judge_all(pbx, received, remaining)
+                is_done = True
+
+    def _judge_all(self, pbx: str, received: float, items: Iterator[Item]) -> None:
         judge, now = self.judge, self.now()
         judge.tally.pbx = pbx
         for item in items:
@@ -211,7 +267,7 @@ class Daemon:
                 self._refused(item, pbx, now)
 
     def _banned(self, ban: Ban, pbx: str, received: float) -> None:
-        self._enforcer.order(Order(ban, pbx, received))
+        self._enforcer.order(Order(ban, pbx, received), is_alone=not self._waiting)
 
     def _alerted(self, alert: Alert, pbx: str) -> None:
         log.warning(
@@ -219,8 +275,7 @@ class Daemon:
         )
         if self._store is not None:
             self._store.put_alert(replace(alert, at=self.now.utc(alert.at)), pbx=pbx)
-        for listener in self.listeners:
-            listener.alerted(alert, pbx)
+        self._tell(lambda listener: listener.alerted(alert, pbx))
 
     def _refused(self, block: Tampered, pbx: str, now: float) -> None:
         self.tampered += 1
@@ -255,7 +310,7 @@ class Daemon:
                     pbx=pbx,
                     origin=origin,
                     is_enforced=self.is_enforcing,
-                    by=self._by.pop(ban.network, ""),
+                    by=each.order.by,
                 )
 
     def _say_banned(self, ban: Ban, pbx: str, seconds: float | None) -> None:
@@ -274,18 +329,32 @@ class Daemon:
                 seconds * 1000,
                 ban.reason,
             )
-        for listener in self.listeners:
-            listener.banned(ban, pbx, seconds)
+        self._tell(lambda listener: listener.banned(ban, pbx, seconds))
 
-    def _adopt(self, network: IPNetwork, seconds: int | None) -> bool:
+    async def _adopt(self, network: IPNetwork, seconds: int | None) -> bool:
         """Take an entry of our set that nobody remembers into the ledger; False if it must go."""
         if self.judge.allowed.overlapping(network) is not None:
             return False
-        now = self.now()
-        self.judge.ledger.put(network, None if seconds is None else now + seconds)
-        if self._store is not None:
-            self._store.put_ban(self._recovered(network, seconds, now), pbx="", origin="recovered", is_enforced=True)
+        self.judge.ledger.put(network, None if seconds is None else self.now() + seconds)
+        if self._is_acquainted:  # else the database may know it: that is seen when it can be read
+            await self._put_recovered(network, seconds)
         return True
+
+    async def _put_recovered(self, network: IPNetwork, seconds: float | None) -> None:
+        """Record a ban that the database does not know; wait where the disk is far behind."""
+        if self._store is None:
+            return
+        ban = self._recovered(network, None if seconds is None else max(1, round(seconds)), self.now())
+        self._store.put_ban(ban, pbx="", origin="recovered", is_enforced=self.is_enforcing)
+        await self.breathe(self._store.waiting)
+
+    async def breathe(self, count: int) -> None:
+        """Give the others a turn now and then, and the disk time, in a chore that writes ``count`` rows."""
+        if count % PUT_SLICE == 0:
+            await asyncio.sleep(0)
+        if self._store is not None and self._store.waiting > STORE_CROWDED and self._store.is_working:
+            with suppress(StoreError):  # said by the store
+                await self._store.flush()
 
     def _recovered(self, network: IPNetwork, seconds: int | None, now: float) -> Ban:
         return Ban(
@@ -313,19 +382,22 @@ class Daemon:
             self._store.put_lift(network, at=self.now.utc(self.now()), by=by, reason=reason)
         if was_banned:
             log.info("unbanned network=%s by=%r reason=%r", network, by, reason)
-            for listener in self.listeners:
-                listener.lifted(network)
+            self._tell(lambda listener: listener.lifted(network))
         return was_banned
 
     async def ban_by_hand(self, ban: Ban, *, by: str) -> None:
         """Ban because a person said so; back when the kernel has it."""
         self.judge.ledger.put(ban.network, None if ban.seconds is None else ban.at + ban.seconds)
-        self._by[ban.network] = by
-        self._enforcer.order(Order(ban, "", perf_counter()))
+        self._enforcer.order(Order(ban, "", perf_counter(), by))
         await self.settle()
 
+    @property
+    def has_firewall_trouble(self) -> bool:
+        """Tell whether the kernel refused something that is still to be tried again."""
+        return self._enforcer.has_trouble
+
     async def settle(self) -> None:
-        """Wait until the kernel has been told everything."""
+        """Wait until the kernel has been told everything so far."""
         await self._enforcer.settle()
 
     async def flush(self) -> None:
@@ -336,6 +408,17 @@ class Daemon:
 
     async def refresh_allowlist(self) -> None:
         """Gather who is never banned, and lift the bans that this contradicts."""
+        async with self._refreshing:  # an older answer of a name server must not come last
+            allowed = await self._gathered()
+            news = allowed.keys() - self._allowed.keys()
+            self._allowed = allowed
+            self.judge.allow(allowed)
+            for network in news:
+                for banned in self.judge.ledger.touching(network):
+                    self.lift(banned, by="allowlist", reason=f"{network} is never banned: {allowed[network]}")
+                await asyncio.sleep(0)
+
+    async def _gathered(self) -> dict[IPNetwork, str]:
         allowed: dict[IPNetwork, str] = dict(PRIVATE) if self.settings.allow_private else {}
         names = list(self.settings.allowlist.names)
         allowed |= dict.fromkeys(self.settings.allowlist.networks, "AMIWATCH_ALLOWLIST")
@@ -344,110 +427,128 @@ class Daemon:
                 allowed[ip_network(entry.target)] = f"allowed by {entry.added_by}: {entry.comment}".rstrip(": ")
             except ValueError:
                 names.append(entry.target)
-        names += [pbx.host for pbx in self.settings.pbxs().values()]
-        for name, addresses in zip(names, await asyncio.gather(*map(resolve, names)), strict=True):
-            known = self._resolved[name] = addresses or self._resolved.get(name, [])
-            allowed |= {ip_network(address): f"the name {name!r}" for address in known}
-        allowed |= await safe_networks()
-        news = allowed.keys() - self._allowed.keys()
-        self._allowed = allowed
-        self.judge.allow(allowed)
-        for network in news:
-            for banned in self.judge.ledger.touching(network):
-                self.lift(banned, by="allowlist", reason=f"{network} is never banned: {allowed[network]}")
+        names = list(dict.fromkeys([*names, *(pbx.host for pbx in self.settings.pbxs().values())]))
+        found = dict(zip(names, await asyncio.gather(*map(resolve, names)), strict=True))
+        self._resolved = {name: addresses or self._resolved.get(name, []) for name, addresses in found.items()}
+        for name, addresses in self._resolved.items():
+            allowed |= {ip_network(address): f"the name {name!r}" for address in addresses}
+        return allowed | await safe_networks()
 
     async def _stored_allowlist(self) -> Sequence[AllowEntry]:
-        if self._store is None:
-            return ()
-        try:
-            return await self._store.allowlist(self.now.utc(self.now()))
-        except StoreError as error:
-            log.error("allowlist not read from the database reason=%s", error)
-            return ()
+        """Return the database's part; what it was, as long as it can't be read."""
+        now = self.now.utc(self.now())
+        if self._store is not None and not self._strange_store:
+            try:
+                self._stored_allow = await self._store.allowlist(now)
+            except StoreError as error:
+                log.error("allowlist not read from the database, the last known one stays reason=%s", error)
+        return [entry for entry in self._stored_allow if entry.until is None or entry.until > now]
 
     # Life.
 
     async def run(self) -> None:
         """Watch until ``stop`` is called or a signal comes. Raises what makes the start impossible."""
         pbxs = self.settings.require_ami()
-        async with self._opened_store() as store:
-            self._clerk = Clerk(self, store)
-            await self._remember(store)
-            async with self._opened_firewall(), asyncio.TaskGroup() as group:
-                # After the bans, for a name server may be slow; before the first event, for nobody allowed is banned.
-                await self.refresh_allowlist()
-                tasks = [
-                    group.create_task(work, name=name)
-                    for name, work in {
-                        "consumer": self._consume(),
-                        "enforcer": self._enforcer.run(),
-                        "reconcile": self._reconcile(),
-                        "clerk": self._attend(),
-                        "saver": self._save(),
-                        "refresh": self._refresh(),
-                        "retention": self._forget(),
-                        "watchdog": self._watchdog(),
-                    }.items()
-                ]
-                for pbx in pbxs.values():
-                    client = AmiClient(link_of(pbx), self)
-                    self._clients.append(client)
-                    tasks.append(group.create_task(client.run(), name=f"ami {pbx.name}"))
-                self._listen_to_signals()
-                notify(READY)
-                log.info("watching version=%s mode=%s pbxs=%s", __version__, self.settings.mode, ",".join(pbxs))
-                await self._stop.wait()
-                notify(STOPPING)
-                await self._wind_up(store)
-                for task in tasks:
-                    task.cancel()
+        with only_one(self.settings.database):
+            self._listen_to(signal.SIGHUP, self.reload)
+            async with self._opened_store() as store:
+                self._clerk = Clerk(self, store)
+                await self._remember(store)
+                async with self._opened_firewall(), asyncio.TaskGroup() as group:
+                    # After the bans, for a name server may be slow; before the first event, for nobody allowed is
+                    # banned.
+                    await self.refresh_allowlist()
+                    tasks = [group.create_task(work, name=name) for name, work in self._chores(store).items()]
+                    for pbx in pbxs.values():
+                        client = AmiClient(link_of(pbx), self)
+                        self._clients.append(client)
+                        tasks.append(group.create_task(client.run(), name=f"ami {pbx.name}"))
+                    self._listen_to(signal.SIGTERM, self.stop)
+                    self._listen_to(signal.SIGINT, self.stop)
+                    notify(READY)
+                    self._hand_over(store)
+                    log.info("watching version=%s mode=%s pbxs=%s", __version__, self.settings.mode, ",".join(pbxs))
+                    await self._stop.wait()
+                    notify(STOPPING)
+                    await self._wind_up(store)
+                    for task in tasks:
+                        task.cancel()
+
+    def _chores(self, store: Store) -> dict[str, Coroutine[None, None, None]]:
+        assert self._clerk is not None
+        return {
+            "consumer": self._consume(),
+            "enforcer": self._enforcer.run(),
+            "reloader": self._reload(),
+            "watchdog": self._watchdog(),
+            "reconcile": self._again("reconcile", lambda: self.settings.reconcile_time, self._reconcile),
+            "clerk": self._again("clerk", lambda: TICK, self._clerk.look),
+            "saver": self._again("saver", lambda: SAVE_TIME, lambda: self._save(store)),
+            "refresh": self._again("refresh", lambda: REFRESH_TIME, self._refresh),
+            "retention": self._again("retention", lambda: FORGET_TIME, lambda: self._forget(store)),
+        }
+
+    async def _again(self, name: str, every: Callable[[], float], work: Callable[[], Awaitable[None]]) -> None:
+        """Do a chore every so many seconds, whatever became of it the last time."""
+        while True:
+            await asyncio.sleep(every())
+            with self._unhurt(name):
+                await work()
 
     async def attend_once(self) -> None:
         """
         Carry out the requests that wait and end: for the command line, where no daemon runs.
 
-        Raises FirewallError and StoreError. No sign of life is given, for nobody watches.
+        Raises AlreadyRunning, FirewallError and StoreError. No sign of life is given, for nobody watches.
         """
-        async with self._opened_store() as store:
-            await self._remember(store)
-            async with self._opened_firewall(), asyncio.TaskGroup() as group:
-                await self.refresh_allowlist()
-                enforcing = group.create_task(self._enforcer.run(), name="enforcer")
-                await Clerk(self, store).look()
-                await self.settle()
-                enforcing.cancel()
-            await store.flush()
+        with only_one(self.settings.database, patience=COMMAND_TIME):
+            async with self._opened_store() as store:
+                await self._remember(store)
+                async with self._opened_firewall(), asyncio.TaskGroup() as group:
+                    await self.refresh_allowlist()
+                    enforcing = group.create_task(self._enforcer.run(), name="enforcer")
+                    await Clerk(self, store).look()
+                    await self.settle()
+                    enforcing.cancel()
+                await store.flush()
 
     def stop(self) -> None:
         """End ``run`` soon; bans stay in the kernel."""
         self._stop.set()
 
     def reload(self) -> None:
-        """Read allowlist and policy again; what is remembered stays."""
-        self._reloading = asyncio.get_running_loop().create_task(self._reload(), name="reload")
+        """Read allowlist and policy again, soon; what is remembered stays."""
+        self._reloading.set()
 
     async def reload_now(self) -> None:
         """Read the settings again. Raises ConfigurationError, and keeps the old ones."""
-        settings = self._read_settings()
-        self.settings = settings
+        old, new = self.settings, self._read_settings()
+        names = type(new).model_fields.keys() - NEEDS_RESTART
+        # Copied from the old ones: what is open stays as it is, and as it is shown.
+        settings = old.model_copy(update={name: getattr(new, name) for name in names})
         self.judge.adopt(settings.judgement_policy())
+        self.settings = settings
         await self.refresh_allowlist()
         log.info("settings read again policy=%s", settings.policy)
+        if later := [name for name in sorted(NEEDS_RESTART) if getattr(old, name) != getattr(new, name)]:
+            log.warning("settings changed that need a restart names=%s", ",".join(later))
 
     async def _reload(self) -> None:
-        notify(reloading(time.monotonic()))
-        try:
-            await self.reload_now()
-        except ConfigurationError as error:
-            log.error("settings not read again, the old ones stay reason=%r", str(error))
-        notify(READY)
+        while True:
+            await self._reloading.wait()
+            self._reloading.clear()
+            notify(reloading(time.monotonic()))
+            with self._unhurt("reload"):
+                try:
+                    await self.reload_now()
+                except ConfigurationError as error:
+                    log.error("settings not read again, the old ones stay reason=%r", str(error))
+            notify(READY)
 
-    def _listen_to_signals(self) -> None:
-        loop = asyncio.get_running_loop()
+    @staticmethod
+    def _listen_to(number: signal.Signals, call: Callable[[], None]) -> None:
         with suppress(ValueError, RuntimeError):  # not in the main thread: an embedder listens himself
-            loop.add_signal_handler(signal.SIGTERM, self.stop)
-            loop.add_signal_handler(signal.SIGINT, self.stop)
-            loop.add_signal_handler(signal.SIGHUP, self.reload)
+            asyncio.get_running_loop().add_signal_handler(number, call)
 
     @asynccontextmanager
     async def _opened_store(self) -> AsyncIterator[Store]:
@@ -466,15 +567,32 @@ class Daemon:
         self._strange_store = is_new
 
     async def _make_acquaintance(self, store: Store) -> None:
-        """Tell a new database what we know, or learn what a late one knows."""
-        is_new, self._strange_store = self._strange_store, None
-        if is_new is False:
-            await self._remember(store)
+        """Learn what a database knows that came late, and tell it what it does not know."""
+        is_new = self._strange_store
+        ours = []
+        for number, (network, _) in enumerate(self.judge.ledger.wanted(self.now())):
+            ours.append(network)
+            await self.breathe(number)
         if is_new:
-            now = self.now()
-            for network, left in list(self.judge.ledger.wanted(now)):
-                ban = self._recovered(network, None if left is None else round(left), now)
-                store.put_ban(ban, pbx="", origin="recovered", is_enforced=self.is_enforcing)
+            for entry in self._stored_allow:
+                store.put_allow(entry)
+        # What is on its way to the disk is no news to it.
+        await self.settle()
+        try:
+            await store.flush()
+        except StoreError:
+            return  # said by the store; tried again
+        self._strange_store = None
+        known: set[IPNetwork] = set()
+        await self._remember(store, known)
+        if not self._is_acquainted:
+            return
+        for network in ours:
+            until = self.judge.ledger.until(network)
+            if network not in known and until is not None:
+                await self._put_recovered(network, None if until == inf else until - self.now())
+        self._allowed = {}
+        await self.refresh_allowlist()
 
     @asynccontextmanager
     async def _opened_firewall(self) -> AsyncIterator[None]:
@@ -485,22 +603,46 @@ class Daemon:
         finally:
             await self.firewall.close()
 
-    async def _remember(self, store: Store) -> None:
-        """Take over what the database knows: bans, offences, trust, the last sign of life."""
-        now = self.now()
-        with suppress(StoreError):  # said by the store; without a database the banning goes on
-            async for bans in store.active_ban_chunks(now):
-                for ban in bans:
-                    if ban.is_enforced or not self.is_enforcing:
-                        self.judge.ledger.put(ban.network, ban.until)
-            for offender in await store.offenders(now - 2 * self.judge.policy.decay):
-                self.judge.ladder.remember(source_key(offender.network.network_address), offender.level, offender.until)
-            for trust in await store.trust(now):
-                self.judge.trust.grant(source_key(trust.network.network_address), trust.account, trust.last_at)
-            self.judge.trust.unsaved()
-            if (status := await asyncio.to_thread(_last_status, self.settings.database)) is not None:
-                for name in self.settings.pbxs():
-                    store.put_gap_begin(name, status.heartbeat_at, "amiwatch did not run")
+    async def _remember(self, store: Store, known: set[IPNetwork] | None = None) -> None:
+        """Take over what the database knows: bans (added to ``known``), offences, trust, the last sign of life."""
+        try:
+            await self._learn(store, known)
+        except (StoreError, ValueError, LookupError) as error:  # the latter two: rows that we never wrote
+            log.warning("database not read now, the banning goes on without it reason=%s", error)
+            self._is_acquainted = False
+        else:
+            self._is_acquainted = True
+
+    async def _learn(self, store: Store, known: set[IPNetwork] | None) -> None:
+        now, judge = self.now(), self.judge
+        shift = self.now.utc(now) - now
+        async for bans in store.active_ban_chunks(now + shift):
+            for ban in bans:
+                if known is not None:
+                    known.add(ban.network)
+                    if ban.network in judge.ledger:
+                        continue
+                if ban.is_enforced or not self.is_enforcing:
+                    judge.ledger.put(ban.network, _end(ban.at, ban.until, now, shift))
+            await asyncio.sleep(0)
+        for offender in await store.offenders(now + shift - 2 * judge.policy.decay):
+            key = source_key(offender.network.network_address)
+            judge.ladder.remember(key, offender.level, _end(offender.last_at, offender.until, now, shift) or now)
+        for trust in await store.trust(now + shift):
+            at = min(now, trust.last_at - shift)
+            judge.trust.grant(source_key(trust.network.network_address), trust.account, at)
+        judge.trust.unsaved()
+        if not self._is_acquainted:
+            self._put_absence(store, await asyncio.to_thread(_last_status, self.settings.database))
+
+    def _put_absence(self, store: Store, before: Status | None) -> None:
+        """Record that nobody listened since the last sign of life of our predecessor."""
+        if before is None or before.heartbeat_at > self.now.utc(self.started_at):
+            return
+        for name in self.settings.pbxs():
+            store.put_gap_begin(name, before.heartbeat_at, "amiwatch did not run")
+            if self._links.get(name) is LinkState.HEARING:
+                store.put_gap_end(name, self._hearing_since[name])
 
     async def _wind_up(self, store: Store) -> None:
         """Carry out what is decided, and hand everything over to the store."""
@@ -510,25 +652,13 @@ class Daemon:
         self._hand_over(store)
 
     async def _reconcile(self) -> None:
-        while True:
-            await asyncio.sleep(self.settings.reconcile_time)
-            self.judge.ledger.expire(self.now())
-            await self._enforcer.reconcile()
+        self.judge.ledger.expire(self.now())
+        await self._enforcer.reconcile()
 
-    async def _attend(self) -> None:
-        """Look for requests in the database."""
-        assert self._clerk is not None
-        while True:
-            await self._clerk.look()
-            await asyncio.sleep(TICK)
-
-    async def _save(self) -> None:
-        assert self._store is not None
-        while True:
-            if self._strange_store is not None:
-                await self._make_acquaintance(self._store)
-            self._hand_over(self._store)
-            await asyncio.sleep(SAVE_TIME)
+    async def _save(self, store: Store) -> None:
+        if self._strange_store is not None or (not self._is_acquainted and store.is_working):
+            await self._make_acquaintance(store)
+        self._hand_over(store)
 
     def _hand_over(self, store: Store) -> None:
         """Give sums, trust and status to the store."""
@@ -550,7 +680,8 @@ class Daemon:
         for key, account, at in self.judge.trust.unsaved():
             until = at + self.judge.policy.trust_time
             store.put_trust(key_network(key), account, at + shift, until + shift, at + shift)
-        store.put_status(self.status())
+        if self._is_acquainted:  # else it would cover up when our predecessor lived last
+            store.put_status(self.status())
         notify(status(f"{len(self.judge.ledger)} bans; {self._links_text()}"))
 
     def status(self) -> Status:
@@ -577,6 +708,7 @@ class Daemon:
                 "sources_forgotten": self.judge.sources.forgotten,
                 "trusted": len(self.judge.trust),
                 "store_shed": self._store.shed if self._store else 0,
+                "faults": self.faults,
                 "firewall_trouble": self._enforcer.has_trouble,
                 "latency_ms": round(statistics.median(self.latencies) * 1000, 3) if self.latencies else None,
                 "links": self._links_text(),
@@ -587,10 +719,8 @@ class Daemon:
         return ", ".join(f"{name} {state.value}" for name, state in self._links.items())
 
     async def _refresh(self) -> None:
-        while True:
-            await asyncio.sleep(REFRESH_TIME)
-            self._say_samples()
-            await self.refresh_allowlist()
+        self._say_samples()
+        await self.refresh_allowlist()
 
     def _say_samples(self) -> None:
         if self._samples > 1:
@@ -600,18 +730,20 @@ class Daemon:
             log.warning("events shed, too many waited count=%d", self.shed - self._said_shed)
         self._said_shed = self.shed
 
-    async def _forget(self) -> None:
-        assert self._store is not None
-        while True:
-            await asyncio.sleep(FORGET_TIME)
-            with suppress(StoreError):  # said by the store
-                await self._store.forget(self.now.utc(self.now()) - self.settings.keep)
+    async def _forget(self, store: Store) -> None:
+        with suppress(StoreError):  # said by the store
+            await store.forget(self.now.utc(self.now()) - self.settings.keep)
 
     async def _watchdog(self) -> None:
         interval = watchdog_interval()
         while interval is not None:
             notify(ALIVE)
             await asyncio.sleep(interval)
+
+
+def _end(at: float, until: float | None, now: float, shift: float) -> float | None:
+    """Translate an end from the store; a clock that was set back meanwhile makes nothing longer than it was."""
+    return None if until is None else min(until - shift, now + (until - at))
 
 
 def _last_status(path: Path) -> Status | None:

@@ -242,6 +242,7 @@ async def _run(command: Sequence[str], text: str = "") -> str:
             input=text,
             capture_output=True,
             text=True,
+            errors="replace",  # somebody's remark may be in any encoding
             timeout=PROGRAM_TIMEOUT,
             env={**kept, "PATH": path, "LC_ALL": "C"},
             check=False,

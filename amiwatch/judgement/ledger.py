@@ -114,11 +114,16 @@ class Ledger:
         return found
 
     def wanted(self, now: float) -> Iterator[tuple[IPNetwork, float | None]]:
-        """List what is to be in the kernel, with the seconds left; None has no end."""
-        for key, end in self._sources.items():
+        """
+        List what is to be in the kernel, with the seconds left; None has no end.
+
+        Bans may come and go while somebody walks the list.
+        """
+        for key in list(self._sources):
+            end = self._sources.get(key, 0.0)
             if end > now:
                 yield key_network(key), None if end == inf else end - now
-        for network, end in self._networks:
+        for network, end in list(self._networks):
             if end > now:
                 yield network, None if end == inf else end - now
 
