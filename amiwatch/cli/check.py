@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from amiwatch.cli.asking import is_alive
+from amiwatch.cli.running import USUAL_DATABASE
 from amiwatch.cli.text import counted, iso, strong, visible, wrapped
 from amiwatch.errors import AmiError, ConfigurationError, FirewallError, FirewallPermission, StoreError
 from amiwatch.store import schema
@@ -323,6 +324,8 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _missing_database(path: Path) -> Finding:
+    if not path.parent.is_dir() and path == USUAL_DATABASE and os.access(path.parent.parent, os.W_OK):
+        return Finding("database", Mark.DOUBT, f"{path}: not made yet", "amiwatch run makes it")
     if not path.parent.is_dir():
         to_do = f"make the directory {path.parent}, or set AMIWATCH_DATABASE"
         return Finding("database", Mark.BAD, f"{path}: there is no such directory", to_do, 74)

@@ -7,6 +7,8 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import typer
 
@@ -14,6 +16,10 @@ from amiwatch.errors import AmiwatchError
 
 PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 """Levels as syslog counts them (sd-daemon(3)): ``journalctl -p warning`` shows what somebody must look at."""
+
+
+USUAL_DATABASE = Path("/var/lib/amiwatch/amiwatch.db")
+"""Where the database is if no setting says otherwise."""
 
 
 def run(context: typer.Context) -> None:
@@ -27,12 +33,21 @@ def run(context: typer.Context) -> None:
     for warning in settings.warnings:
         logging.getLogger("amiwatch.config").warning("%s", warning)
     settings.require_ami()
+    make_home(settings.database)
     from amiwatch.daemon.watch import Daemon
 
     try:
         asyncio.run(Daemon(settings, read_settings=context.obj.read_settings).run())
     except BaseExceptionGroup as group:
         raise cause_of(group) from group
+
+
+def make_home(database: Path, usual: Path = USUAL_DATABASE) -> None:
+    """Make the directory of the usual database, for a first start needs no more; another one may be a slip."""
+    if database == usual:
+        # Who may not is told so when the database is opened, as where it can't be made for another reason.
+        with suppress(OSError):
+            database.parent.mkdir(mode=0o750, exist_ok=True)
 
 
 def cause_of(group: BaseExceptionGroup) -> BaseException:

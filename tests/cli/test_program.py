@@ -10,7 +10,7 @@ import pytest
 
 from amiwatch import __version__
 from amiwatch.cli.main import app, main
-from amiwatch.cli.running import cause_of
+from amiwatch.cli.running import cause_of, make_home
 from amiwatch.errors import AmiwatchError, FirewallPermission
 from tests.cli.conftest import make_ban
 
@@ -213,3 +213,11 @@ def test_every_command_is_documented():
         ]
     assert [name for name in names if not re.search(rf"^### `{name}[` ]", page, re.MULTILINE)] == []
     assert len(names) >= 13
+
+
+def test_a_first_start_makes_the_usual_directory_and_no_other(tmp_path: Path):
+    usual = tmp_path / "amiwatch" / "amiwatch.db"
+    make_home(tmp_path / "slip" / "amiwatch.db", usual)
+    assert not (tmp_path / "slip").exists()
+    make_home(usual, usual)
+    assert usual.parent.stat().st_mode & 0o777 == 0o750
