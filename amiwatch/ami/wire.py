@@ -142,6 +142,7 @@ class _Shape:
 
     kind: str
     pattern: re.Pattern[bytes]
+    common: tuple[int, ...]
     detail: int
     guess: int
     password: int
@@ -155,6 +156,7 @@ def _shape(kind: str, template: Template) -> _Shape:
     return _Shape(
         kind=kind,
         pattern=pattern,
+        common=tuple(group[name] for name in _COMMON),
         detail=group.get("detail", 0),
         guess=group.get("guess", 0),
         password=group.get("password", 0),
@@ -393,7 +395,7 @@ class Wire:
 
 def _event(shape: _Shape, match: re.Match[bytes], is_tainted: bool) -> SecurityEvent | None:
     """Make the value of a message that fits its template; None if its address or time is none."""
-    at, service, account, session, local, transport, address, port = match.group(*_COMMON)
+    at, service, account, session, local, transport, address, port = match.group(*shape.common)
     try:
         when = _seconds(at)
         source = _address(address)
