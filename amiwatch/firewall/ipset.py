@@ -103,11 +103,15 @@ class IpsetFirewall:
         """
         Destroy our sets with all their entries; sets that are missing are no error.
 
-        For ``amiwatch firewall remove`` only, after the rule is gone: the kernel refuses while a rule uses them.
+        For ``amiwatch firewall remove`` only, after the rule is gone: the kernel refuses while a rule uses them. A set
+        of our name that somebody else made is a FirewallError, and stays.
         """
         for family in wire.FAMILIES:
             for name in (spare_name(self.prefix, family), self._set(family)):
-                await self._socket.destroy(name)
+                options = await self._options(name)
+                if options is not None:
+                    _refuse_foreign(name, family, options)
+                    await self._socket.destroy(name)
 
     def _set(self, family: int) -> str:
         return set_name(self.prefix, family)
@@ -121,11 +125,7 @@ class IpsetFirewall:
             options = await self._options(name)
         if options is None:
             raise FirewallError(f"The set {name!r} vanishes as soon as it is made: something else destroys it.")
-        if options.kind != "hash:net" or options.family != family or not options.has_timeout:
-            raise FirewallError(
-                f"The set {name!r} exists but is not ours to use ({_described(options)}; wanted: hash:net for "
-                f"IPv{family} with timeout): destroy it with 'ipset destroy {name}', or give amiwatch another set name."
-            )
+        _refuse_foreign(name, family, options)
         if options.maxelem != self.maxelem or not options.has_counters:
             await self._rebuild(family, options)
 
@@ -137,7 +137,9 @@ class IpsetFirewall:
                 f"The set {name!r} holds {old.count} entries and can't be cut to {self.maxelem}: "
                 "unban some first, or allow more entries."
             )
-        await self._socket.destroy(spare)  # left behind by a crash in the lines below
+        if (left := await self._options(spare)) is not None:  # by a crash in the lines below
+            _refuse_foreign(spare, family, left)
+            await self._socket.destroy(spare)
         await self._socket.create(spare, family, maxelem=self.maxelem)
         rejected = await self._fill(family, await self._entries(name), name=spare)
         if rejected:
@@ -246,6 +248,15 @@ def _collector_paused() -> Iterator[None]:
 def _refuse_everything(network: IPNetwork) -> None:
     if not network.prefixlen:
         raise FirewallError(f"{network} is every address there is: it can't be banned.")
+
+
+def _refuse_foreign(name: str, family: int, options: wire.SetOptions) -> None:
+    """Keep our hands off a set of our name that somebody else made for something else."""
+    if options.kind != "hash:net" or options.family != family or not options.has_timeout:
+        raise FirewallError(
+            f"The set {name!r} exists but is not ours to use ({_described(options)}; wanted: hash:net for "
+            f"IPv{family} with timeout): destroy it with 'ipset destroy {name}', or give amiwatch another set name."
+        )
 
 
 def _described(options: wire.SetOptions) -> str:

@@ -372,3 +372,16 @@ async def test_the_longest_name_works():
     await larger.remove_sets()
     for opened in (firewall, larger):
         await opened.close()
+
+
+@pytest.mark.parametrize("name", ["4", "6"])
+async def test_a_set_of_our_name_that_is_not_ours_outlives_the_removal(name):
+    program("create", f"strange{name}", "hash:ip")
+    try:
+        firewall = IpsetFirewall("strange")
+        with pytest.raises(FirewallError, match="not ours"):
+            await firewall.remove_sets()
+        await firewall.close()
+        assert f"strange{name}" in program("list", "-n").split()
+    finally:
+        program("destroy", f"strange{name}")
