@@ -18,7 +18,7 @@ DOCUMENTS := $(VENV)/.installed-docs
 UV        := $(BIN)/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help install system demo test check format lint types docs bench lock lowest clean
+.PHONY: help install system demo test check format lint types docs bench judge lock lowest clean
 
 help: ## Say what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -63,6 +63,9 @@ docs: $(DOCUMENTS) ## Build the documentation into site/
 
 bench: install system ## Measure; each figure with its command
 	@$(BIN)/python -m bench $(ARGS)
+
+judge: install ## Play labelled worlds and say who was judged wrongly
+	@$(BIN)/python -m bench.judge $(ARGS)
 
 $(UV): $(INSTALLED)
 	$(BIN)/python -m pip install -qq 'uv>=0.5'

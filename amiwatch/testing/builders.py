@@ -133,7 +133,9 @@ class Case(StrEnum):
     SIP_NO_ANSWER = "chan_sip: an enumeration that never answers the challenge"
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
+    """One event of an attempt."""
+
     kind: str
     service: str = "PJSIP"
     account: str | None = None
@@ -141,48 +143,49 @@ class _Step(NamedTuple):
     headers: dict[str, str] = {}  # noqa: RUF012 - never changed
 
 
-_STRANGER = [_Step("InvalidAccountID"), _Step("ChallengeSent", account=UNKNOWN)]
+_STRANGER = [Step("InvalidAccountID"), Step("ChallengeSent", account=UNKNOWN)]
 
-_STEPS: dict[Case, list[_Step]] = {
+STEPS: dict[Case, list[Step]] = {
     Case.UNKNOWN_ACCOUNT: _STRANGER,
     Case.UNKNOWN_ACCOUNT_ANSWERED: [
         *_STRANGER,
-        _Step("InvalidAccountID"),
-        _Step("ChallengeResponseFailed", account=UNKNOWN),
+        Step("InvalidAccountID"),
+        Step("ChallengeResponseFailed", account=UNKNOWN),
     ],
-    Case.UNMATCHED: [_Step("ChallengeSent", account=UNKNOWN)],
-    Case.NO_CREDENTIALS: [_Step("ChallengeSent")],
-    Case.WRONG_PASSWORD: [_Step("ChallengeSent"), _Step("ChallengeResponseFailed")],
-    Case.RIGHT_PASSWORD: [_Step("ChallengeSent"), _Step("SuccessfulAuth")],
-    Case.STALE_NONCE: [_Step("ChallengeSent")],
+    Case.UNMATCHED: [Step("ChallengeSent", account=UNKNOWN)],
+    Case.NO_CREDENTIALS: [Step("ChallengeSent")],
+    Case.WRONG_PASSWORD: [Step("ChallengeSent"), Step("ChallengeResponseFailed")],
+    Case.RIGHT_PASSWORD: [Step("ChallengeSent"), Step("SuccessfulAuth")],
+    Case.STALE_NONCE: [Step("ChallengeSent")],
     Case.ENDPOINT_ACL: [
-        _Step("FailedACL", headers={"ACLName": "not_match_endpoint_acl"}),
-        _Step("ChallengeSent", account=UNKNOWN),
+        Step("FailedACL", headers={"ACLName": "not_match_endpoint_acl"}),
+        Step("ChallengeSent", account=UNKNOWN),
     ],
     Case.FULL_AOR: [
-        _Step("ChallengeSent"),
-        _Step("SuccessfulAuth"),
-        _Step("FailedACL", headers={"ACLName": "registrar_attempt_exceeds_maximum_configured_contacts"}),
+        Step("ChallengeSent"),
+        Step("SuccessfulAuth"),
+        Step("FailedACL", headers={"ACLName": "registrar_attempt_exceeds_maximum_configured_contacts"}),
     ],
-    Case.AMI_UNKNOWN_USER: [_Step("InvalidAccountID", "AMI")],
-    Case.AMI_WRONG_SECRET: [_Step("InvalidPassword", "AMI")],
-    Case.AMI_WRONG_KEY: [_Step("ChallengeResponseFailed", "AMI", account="")],
-    Case.AMI_RIGHT_SECRET: [_Step("SuccessfulAuth", "AMI")],
-    Case.AMI_REFUSED_ADDRESS: [_Step("FailedACL", "AMI")],
-    Case.AMI_NOT_ALLOWED: [_Step("RequestNotAllowed", "AMI", account="")],
-    Case.AMI_BAD_FORMAT: [_Step("RequestBadFormat", "AMI", account="")],
-    Case.AMI_SESSION_LIMIT: [_Step("SessionLimit", "AMI", account="")],
-    Case.SIP_WRONG_PASSWORD: [_Step("ChallengeSent", "SIP"), _Step("InvalidPassword", "SIP")],
-    Case.SIP_RIGHT_PASSWORD: [_Step("ChallengeSent", "SIP"), _Step("SuccessfulAuth", "SIP")],
-    Case.SIP_NO_ANSWER: [_Step("ChallengeSent", "SIP")],
+    Case.AMI_UNKNOWN_USER: [Step("InvalidAccountID", "AMI")],
+    Case.AMI_WRONG_SECRET: [Step("InvalidPassword", "AMI")],
+    Case.AMI_WRONG_KEY: [Step("ChallengeResponseFailed", "AMI", account="")],
+    Case.AMI_RIGHT_SECRET: [Step("SuccessfulAuth", "AMI")],
+    Case.AMI_REFUSED_ADDRESS: [Step("FailedACL", "AMI")],
+    Case.AMI_NOT_ALLOWED: [Step("RequestNotAllowed", "AMI", account="")],
+    Case.AMI_BAD_FORMAT: [Step("RequestBadFormat", "AMI", account="")],
+    Case.AMI_SESSION_LIMIT: [Step("SessionLimit", "AMI", account="")],
+    Case.SIP_WRONG_PASSWORD: [Step("ChallengeSent", "SIP"), Step("InvalidPassword", "SIP")],
+    Case.SIP_RIGHT_PASSWORD: [Step("ChallengeSent", "SIP"), Step("SuccessfulAuth", "SIP")],
+    Case.SIP_NO_ANSWER: [Step("ChallengeSent", "SIP")],
 }
+"""What a real Asterisk was seen to raise for each case, in order."""
 
 
 def attempt_bytes(
     case: Case, *, account: str = "1001", source: str | IPAddress = SOURCE, session: str | None = None, **details: Any
 ) -> bytes:
     """Return all events of one attempt, in order, with one session. ``details`` are those of ``event_bytes``."""
-    steps = _STEPS[case]
+    steps = STEPS[case]
     session = session or _session(steps[0].service, ip_address(source))
     return b"".join(
         event_bytes(

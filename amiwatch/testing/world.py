@@ -1,0 +1,182 @@
+"""
+Simulated worlds: who sends what to a PBX, as exact AMI bytes or as values, with labels.
+
+A world is streamed: a week of it needs no more memory than its actors. Attackers feel a ban: what a banned source sends
+does not arrive.
+
+Rule: the bytes of a world and its values say the same. ``tests/testing/test_world.py`` holds them together.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from amiwatch.judgement.networks import source_key
+from amiwatch.judgement.values import IPAddress, SecurityEvent
+from amiwatch.testing.actors import Actor, Dialogue
+from amiwatch.testing.builders import Step, event_bytes, stamp
+from amiwatch.testing.clock import START
+
+GREETING = b"Asterisk Call Manager/11.0.0\r\n"
+"""What a recording begins with."""
+
+IsDropped = Callable[[IPAddress, float], bool]
+"""Is this source banned at this instant?"""
+
+_PORTS = {"PJSIP": 5060, "AMI": 5038, "SIP": 5060}
+_REPEATS = (0.5, 1.5, 3.5)
+"""Seconds after which a request without answer is sent again (RFC 3261 17.1.2.2)."""
+
+
+class Happening(NamedTuple):
+    """One security event of a world, with the label that a judge does not see."""
+
+    event: SecurityEvent
+    actor: Actor
+    response: str
+    """The digest that was sent, in hex; made up."""
+    is_attempt: bool
+    """Whether an attempt of somebody who should not make any begins with it."""
+
+    @property
+    def is_tampered(self) -> bool:
+        """Tell whether Asterisk was made to write lines of somebody else: ``event`` is then what was really meant."""
+        return "\r\n" in self.event.account
+
+    def to_bytes(self) -> bytes:
+        """Return what Asterisk writes."""
+        event = self.event
+        headers = {"EventTV": stamp(event.at + 0.0005)}  # stamp cuts, and a float may lie just below its millisecond
+        if event.kind == "ChallengeResponseFailed":
+            headers |= {"Challenge": self.response[:8], "Response": self.response, "ExpectedResponse": ""}
+        if event.service == "SIP" and event.kind == "ChallengeSent":
+            headers["Challenge"] = self.response[:8]
+        if event.kind == "SuccessfulAuth":
+            headers["UsingPassword"] = str(int(event.used_password))
+        if event.detail:
+            headers["ACLName" if event.kind == "FailedACL" else "RequestType"] = event.detail
+        return event_bytes(
+            event.kind,
+            account=event.account,
+            source=event.source,
+            port=event.port,
+            session=event.session,
+            service=event.service,
+            transport=event.transport,
+            at=event.at,
+            **headers,
+        )
+
+
+class World:
+    """Actors that live side by side from ``begin`` on, in seconds since the epoch."""
+
+    def __init__(self, name: str, actors: Sequence[Actor], *, seed: int, begin: float = START) -> None:
+        self.name = name
+        self.actors = actors
+        self.seed = seed
+        self.begin = begin
+        self.tried: Counter[int] = Counter()
+        """Attempts that were sent so far by the source of this ``source_key``, whether they arrived or not."""
+        self._owners = {source_key(source): actor for actor in actors for source in actor.sources}
+
+    def owner(self, source: IPAddress) -> Actor | None:
+        """Return whose address it is (IPv6: whose /64); None for an address that nobody has but a forger used."""
+        return self._owners.get(source_key(source))
+
+    def happenings(self, is_dropped: IsDropped | None = None) -> Iterator[Happening]:
+        """
+        Yield all events in order of time, without those of sources that are dropped when they send.
+
+        ``is_dropped`` is asked as the world goes on, so a judge that plays along changes what comes.
+        """
+        self.tried.clear()
+        lives = [
+            actor.life(Random(f"{self.seed}/{number}/{actor.name}"))  # noqa: S311
+            for number, actor in enumerate(self.actors)
+        ]
+        # Instant, a number so that nothing else is compared, what comes then, and whose life it is.
+        queue: list[tuple[float, int, Dialogue | Happening, int]] = []
+        serial = itertools.count()
+
+        def go_on(number: int) -> None:
+            following = next(lives[number], None)
+            if following is not None:
+                heapq.heappush(queue, (self.begin + following.at, next(serial), following, number))
+
+        for number in range(len(lives)):
+            go_on(number)
+        while queue:
+            at, _, item, number = heapq.heappop(queue)
+            if isinstance(item, Happening):
+                if is_dropped is None or not is_dropped(item.event.source, at):
+                    yield item
+                continue
+            go_on(number)
+            if item.is_attempt:
+                self.tried[source_key(item.source)] += 1
+            if is_dropped is None or not is_dropped(item.source, at):
+                for happening in _happenings(item, at, self.actors[number]):
+                    heapq.heappush(queue, (happening.event.at, next(serial), happening, number))
+
+    def events(self, is_dropped: IsDropped | None = None) -> Iterator[SecurityEvent]:
+        """Yield what a parser makes of the world's bytes, without the detour; tampered messages are left out."""
+        for happening in self.happenings(is_dropped):
+            if not happening.is_tampered:
+                yield happening.event
+
+    def chunks(self, is_dropped: IsDropped | None = None) -> Iterator[bytes]:
+        """Yield the bytes of the world, one event at a time, as ``FakeAsterisk.emit`` and ``ami.wire`` take them."""
+        for happening in self.happenings(is_dropped):
+            yield happening.to_bytes()
+
+    def record(self, path: Path) -> int:
+        """Write the world as a recording for ``amiwatch replay`` and ``FakeAsterisk.play``; return its events."""
+        count = 0
+        with path.open("wb") as file:
+            file.write(GREETING)
+            for count, chunk in enumerate(self.chunks(), 1):  # noqa: B007 - the last number is the answer
+                file.write(chunk)
+        return count
+
+
+def _happenings(dialogue: Dialogue, at: float, actor: Actor) -> Iterator[Happening]:
+    """Give each event of a dialogue its time: an answer to a challenge takes a round trip."""
+    times, later = [], 0.0
+    for before, step in zip((None, *dialogue.steps), dialogue.steps, strict=False):
+        later += 0.0 if before is None else dialogue.rtt if before.kind == "ChallengeSent" else 0.001
+        times.append((later, step))
+    for repeat in _REPEATS[: dialogue.copies]:
+        # Only what came before the challenge arrived is sent again.
+        times += [(repeat + after, step) for after, step in times if after < 0.01 and after < dialogue.rtt]
+    for number, (after, step) in enumerate(sorted(times, key=itemgetter(0))):
+        event = _event(dialogue, step, round(at + after, 3))
+        yield Happening(event, actor, dialogue.response, dialogue.is_attempt and not number)
+
+
+def _event(dialogue: Dialogue, step: Step, at: float) -> SecurityEvent:
+    kind, service = step.kind, step.service
+    detail = step.headers.get("ACLName", "")
+    if kind == "RequestNotSupported":
+        detail = "registrar_requested_aor_not_found"
+    return SecurityEvent(
+        kind,
+        at,
+        service,
+        dialogue.account if step.account is None else step.account,
+        dialogue.session,
+        dialogue.transport,
+        dialogue.source,
+        dialogue.port,
+        _PORTS[service],
+        detail,
+        kind == "SuccessfulAuth" and service != "AMI",
+        hash(dialogue.response.encode()) if kind == "ChallengeResponseFailed" else 0,
+    )
