@@ -29,8 +29,10 @@ async def fresh_ipset(maxelem: int = 1000) -> AsyncIterator[IpsetFirewall]:
     try:
         yield firewall
     finally:
-        await firewall.remove_sets()
-        await firewall.close()
+        try:
+            await firewall.remove_sets()
+        finally:
+            await firewall.close()
 
 
 @pytest.fixture

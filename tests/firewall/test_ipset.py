@@ -248,6 +248,7 @@ async def test_a_set_of_our_name_but_another_kind_is_an_error_that_says_what_to_
         await ipset.open()
 
     assert program("save", name) == before
+    program("destroy", name)
 
 
 async def test_a_rebuilt_set_is_still_the_one_that_rules_use(ipset, iptables_present):
@@ -377,11 +378,11 @@ async def test_the_longest_name_works():
 @pytest.mark.parametrize("name", ["4", "6"])
 async def test_a_set_of_our_name_that_is_not_ours_outlives_the_removal(name):
     program("create", f"strange{name}", "hash:ip")
+    firewall = IpsetFirewall("strange")
     try:
-        firewall = IpsetFirewall("strange")
         with pytest.raises(FirewallError, match="not ours"):
             await firewall.remove_sets()
-        await firewall.close()
         assert f"strange{name}" in program("list", "-n").split()
     finally:
+        await firewall.close()
         program("destroy", f"strange{name}")
