@@ -271,7 +271,7 @@ class Daemon:
 
     def _alerted(self, alert: Alert, pbx: str) -> None:
         log.warning(
-            "alert kind=%s address=%s account=%r reason=%s", alert.kind, alert.address, alert.account, alert.reason
+            "alert kind=%s address=%s account=%r reason=%r", alert.kind, alert.address, alert.account, alert.reason
         )
         if self._store is not None:
             self._store.put_alert(replace(alert, at=self.now.utc(alert.at)), pbx=pbx)
@@ -316,12 +316,12 @@ class Daemon:
     def _say_banned(self, ban: Ban, pbx: str, seconds: float | None) -> None:
         time = "for ever" if ban.seconds is None else duration(ban.seconds)
         if not self.is_enforcing:
-            log.info("would have banned network=%s for=%r rule=%s reason=%s", ban.network, time, ban.rule, ban.reason)
+            log.info("would have banned network=%s for=%r rule=%s reason=%r", ban.network, time, ban.rule, ban.reason)
         elif seconds is None:
             log.error("ban not enforced yet network=%s for=%r rule=%s", ban.network, time, ban.rule)
         else:
             log.info(
-                "banned network=%s for=%r rule=%s level=%d ms=%.2f reason=%s",
+                "banned network=%s for=%r rule=%s level=%d ms=%.2f reason=%r",
                 ban.network,
                 time,
                 ban.rule,
