@@ -58,9 +58,25 @@ def target_network(text: str) -> IPNetwork:
         network = ip_network(text.strip(), strict=False)
     except ValueError:
         raise ValueError(f"{text!r} is no address and no network: write 198.51.100.7 or 198.51.100.0/24") from None
-    if network.version == 6 and network.prefixlen > IPV6_PREFIX:
+    if network.version == 6 and network.prefixlen >= IPV6_PREFIX:
         return ip_network((network.network_address, IPV6_PREFIX), strict=False)
+    _refuse_host_bits(text, network)
     return network
+
+
+def allow_target(text: str) -> IPNetwork | str:
+    """Read whom to allow: an address, a network or a DNS name. Raises ValueError with a sentence."""
+    found = network_or_name(text.strip())
+    if not isinstance(found, str):
+        _refuse_host_bits(text, found)
+    return found
+
+
+def _refuse_host_bits(text: str, network: IPNetwork) -> None:
+    """Raise ValueError for ``198.51.100.1/24``: whoever wrote that may have meant the address, or the network."""
+    address, slash, _ = text.strip().partition("/")
+    if slash and ip_address(address) != network.network_address:
+        raise ValueError(f"{text!r} can mean two things: write {address} or {network}")
 
 
 class Clerk:
@@ -120,7 +136,8 @@ class Clerk:
         if network.prefixlen < WIDEST[network.version]:
             return Answer(f"{network} is wider than a /{WIDEST[network.version]}: not banned", is_done=False)
         if (safe := daemon.judge.allowed.overlapping(network)) is not None:
-            return Answer(f"{network} is never banned: {safe[0]} is {safe[1]}", is_done=False)
+            held = "it" if safe[0] == network else safe[0]
+            return Answer(f"{network} is never banned: {held} is {safe[1]}", is_done=False)
         _refuse_negative(request)
         seconds = daemon.judge.policy.ladder[0] if request.seconds is None else request.seconds or None
         now = daemon.now()
@@ -169,12 +186,12 @@ class Clerk:
             self._pardon(network)
             await self._daemon.breathe(number)
         await self._daemon.settle()
-        return Answer(f"{len(networks)} bans lifted{self._trouble()}")
+        return Answer(f"{_counted(len(networks), 'ban')} lifted{self._trouble()}")
 
     async def _allow(self, request: Request) -> Answer:
         _refuse_negative(request)
         now = self._daemon.now.utc(self._daemon.now())
-        target = str(network_or_name(request.target.strip()))
+        target = str(allow_target(request.target))
         until = now + request.seconds if request.seconds else None
         self._store.put_allow(AllowEntry(target, request.comment, now, until, request.asked_by))
         await self._store.flush()
@@ -182,7 +199,8 @@ class Clerk:
         await self._daemon.refresh_allowlist()
         await self._daemon.settle()
         lifted = before - len(self._daemon.judge.ledger)
-        return Answer(f"{target} is never banned from now on" + (f"; {lifted} bans lifted" if lifted else ""))
+        ended = f"; {_counted(lifted, 'ban')} lifted" if lifted else ""
+        return Answer(f"{target} is never banned from now on{ended}")
 
     async def _disallow(self, request: Request) -> Answer:
         try:
@@ -205,16 +223,20 @@ class Clerk:
             counts = await self._store.forget_network(network)
             self._daemon.judge.ladder.forget(source_key(network.network_address))
             kept = counts.pop("kept", 0)
-            text = f"{sum(counts.values())} rows about {network} deleted"
+            text = f"{_counted(sum(counts.values()), 'row')} about {network} deleted"
             return Answer(text + ("; its ban lasts and was kept: unban it first" if kept else ""))
         _refuse_negative(request)
         age = self._daemon.settings.keep if request.seconds is None else request.seconds
         counts = await self._store.forget(self._daemon.now.utc(self._daemon.now()) - age)
-        return Answer(f"{sum(counts.values())} rows older than {duration(age)} deleted")
+        return Answer(f"{_counted(sum(counts.values()), 'row')} older than {duration(age)} deleted")
 
     async def _reload(self, request: Request) -> Answer:
         await self._daemon.reload_now()
         return Answer("settings read again")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _refuse_negative(request: Request) -> None:

@@ -144,7 +144,7 @@ async def test_allowing_an_address_lifts_its_ban_at_once(watched: Start, wire: W
         await it.attack(ATTACKER)
         await it.watcher.until_banned(f"{ATTACKER}/32")
         asked = await asyncio.to_thread(requests.ask, tmp_path / "amiwatch.db", "allow", "198.51.100.0/24", by="a test")
-        assert "1 bans lifted" in (await outcome(tmp_path / "amiwatch.db", asked)).text
+        assert "1 ban lifted" in (await outcome(tmp_path / "amiwatch.db", asked)).text
         assert arrives(wire, ATTACKER)
         await it.attack(ATTACKER)
         await it.watcher.until(lambda: any(alert.kind == "allowed_offender" for alert in it.watcher.alerts))

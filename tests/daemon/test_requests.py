@@ -59,7 +59,7 @@ async def test_a_ban_lasts_as_long_as_was_asked_for(office: Office) -> None:
     assert (await office.ask("ban", "203.0.113.1")).text == "203.0.113.1/32 banned for 1 h"
     assert (await office.ask("ban", "203.0.113.2", 7200)).text == "203.0.113.2/32 banned for 2 h"
     assert (await office.ask("ban", "203.0.113.3", 0)).text == "203.0.113.3/32 banned for ever"
-    assert (await office.ask("ban", "203.0.114.9/24", 40 * 86400)).text == "203.0.114.0/24 banned for 40 d"
+    assert (await office.ask("ban", "203.0.114.0/24", 40 * 86400)).text == "203.0.114.0/24 banned for 40 d"
     assert (await office.ask("ban", "2001:db8:1:2::99")).text == "2001:db8:1:2::/64 banned for 1 h"
     found = await office.kernel()
     assert found["203.0.113.3/32"] is None
@@ -83,6 +83,12 @@ async def test_a_ban_lasts_as_long_as_was_asked_for(office: Office) -> None:
         ("ban", "0.0.0.0/0", None, "wider than a /16"),
         ("ban", "203.0.0.0/15", None, "wider than a /16"),
         ("ban", "2001:db8::/31", None, "wider than a /32"),
+        ("ban", "203.0.113.1/24", None, "write 203.0.113.1 or 203.0.113.0/24"),
+        ("ban", "2001:db8:1::1/48", None, "write 2001:db8:1::1 or 2001:db8:1::/48"),
+        ("ban", "::1/64", None, "is never banned"),
+        ("ban", "192.0.2.0/24", None, "192.0.2.0/24 is never banned: it is AMIWATCH_ALLOWLIST"),
+        ("unban", "203.0.113.1/24", None, "write 203.0.113.1 or 203.0.113.0/24"),
+        ("allow", "203.0.113.1/24", None, "write 203.0.113.1 or 203.0.113.0/24"),
         ("unban", "203.0.113.1", None, "was not banned"),
         ("unban", "x" * 300, None, "is no address"),
         ("allow", "not a name", None, "is no address, network or DNS name"),
@@ -164,9 +170,7 @@ async def test_allowing_a_name_lifts_its_ban_and_disallowing_takes_it_back(offic
     assert ip_network("127.0.0.1/32") in office.it.daemon._allowed
     assert (await office.ask("allow", "nowhere.invalid")).is_done
     await office.ask("ban", "203.0.113.1")
-    assert (
-        await office.ask("allow", "203.0.113.1")
-    ).text == "203.0.113.1/32 is never banned from now on; 1 bans lifted"
+    assert (await office.ask("allow", "203.0.113.1")).text == "203.0.113.1/32 is never banned from now on; 1 ban lifted"
     assert not (await office.ask("ban", "203.0.113.1")).is_done
     assert (await office.ask("disallow", "203.0.113.1")).is_done
     assert (await office.ask("ban", "203.0.113.1")).is_done
