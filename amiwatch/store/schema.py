@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
@@ -28,6 +29,9 @@ MODE = 0o640
 CHECK_LIMIT = 32 * 1024 * 1024
 """Largest file in bytes that is checked page by page at start; damage in a larger one shows when it is touched."""
 
+MAKING = 1.0
+"""Seconds that a reader waits for a file that another process is making just now: it takes some 20 ms."""
+
 WRITE_PRAGMAS = f"""
 PRAGMA busy_timeout = {BUSY_TIMEOUT};
 PRAGMA foreign_keys = ON;
@@ -40,6 +44,8 @@ APPLICATION_ID = 0x616D6977
 """``PRAGMA application_id`` of our files ("amiw"; step 1 sets it): tables never go into another program's database."""
 
 NONE_YET = "There is no database {!r} yet: start the daemon, or set AMIWATCH_DATABASE to its file."
+
+NO_FILE = "{!r} is no file: name another one for the database."
 
 SIDECARS = ("", "-wal", "-shm")
 
@@ -95,7 +101,7 @@ def exists(path: Path) -> bool:
 def require_version(db: sqlite3.Connection, path: Path) -> None:
     """Raise StoreError unless the file has exactly the tables that this program knows."""
     _refuse_foreign(db, path)
-    current, ours = _version(db), len(migrations())
+    current, ours = _made_version(db), len(migrations())
     if current > ours:
         raise StoreError(_newer(path, current, ours))
     if current < ours:
@@ -174,7 +180,7 @@ def _make(path: Path) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
     except FileExistsError:
         if not path.is_file():
-            raise StoreError(f"{str(path)!r} is no file: name another one for the database.") from None
+            raise StoreError(NO_FILE.format(str(path))) from None
         if not os.access(path, os.R_OK | os.W_OK) or not os.access(folder, os.W_OK):
             raise StoreError(f"{str(path)!r} or its directory may not be written: check owner and rights.") from None
         return
@@ -206,6 +212,13 @@ def _newer(path: Path, current: int, ours: int) -> str:
         f"{str(path)!r} was made by a newer amiwatch (version {current} of the database, this program knows {ours}): "
         "update this program, or name another file."
     )
+
+
+def _made_version(db: sqlite3.Connection) -> int:
+    deadline = time.monotonic() + MAKING
+    while (version := _version(db)) == 0 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return version
 
 
 def _version(db: sqlite3.Connection) -> int:
