@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,16 +23,24 @@ from amiwatch import __version__
 from amiwatch.cli import bans, changes, check, events, firewall, running, status, why
 from amiwatch.cli.call import Call
 from amiwatch.cli.text import complain
-from amiwatch.errors import AmiwatchError, StoreError
+from amiwatch.errors import AmiwatchError, StoreError, UsageError
+
+WrongCall: type[Exception] = typer.BadParameter.__mro__[1]
+"""What typer raises for a command line that it can't read; only what descends from it has a public name."""
 
 
 class Program(TyperGroup):
-    """All commands; turns our errors into sentences and exit codes."""
+    """All commands; turns our errors, and typer's, into sentences and exit codes."""
+
+    def make_context(self, *arguments: Any, **more: Any) -> Any:
+        with _one_sentence():
+            return super().make_context(*arguments, **more)
 
     def invoke(self, ctx: Any) -> Any:  # the Context inside typer is private
         try:
             try:
-                return super().invoke(ctx)
+                with _one_sentence():
+                    return super().invoke(ctx)
             finally:
                 sys.stdout.flush()
         except AmiwatchError as error:
@@ -45,6 +54,25 @@ class Program(TyperGroup):
             # The reader has gone (``| head``), which is no error. Python would flush once more at exit, and complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Say in one sentence what is wrong with a command line, and end with 2."""
+    try:
+        yield
+    except WrongCall as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # it shows the help, which is all that is to be said
+            raise
+        complain(wrong_call(error))
+        raise typer.Exit(UsageError.exit_code) from None
+
+
+def wrong_call(error: Any) -> str:
+    """Write typer's words for a mistake as one line that ends with where to read on."""
+    text = " ".join(error.format_message().split()).removesuffix(".")
+    command = error.ctx.command_path if error.ctx else "amiwatch"
+    return f"{text}{' See' if text.endswith('?') else '; see'} '{command} --help'."
 
 
 app = typer.Typer(
@@ -87,35 +115,31 @@ app.add_typer(firewall.app, name="firewall")
 app.command()(changes.forget)
 
 
-if find_spec("amiwatch.cli.replay") is not None:
+@app.command()
+def replay(
+    context: typer.Context,
+    files: Annotated[list[Path], typer.Argument(help="Recorded AMI bytes, plain or gzipped; - is standard input.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """
+    Tell what would have been done about recorded AMI bytes.
 
-    @app.command()
-    def replay(
-        context: typer.Context,
-        files: Annotated[list[Path], typer.Argument(help="Recorded AMI bytes, plain or gzipped; - is standard input.")],
-        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
-    ) -> None:
-        """
-        Tell what would have been done about recorded AMI bytes.
-
-        Neither kernel nor database is touched, and the events' own time is the clock.
-        """
-        # Declared here, because its module loads the judgement and the settings, for which --help should not wait.
-        import_module("amiwatch.cli.replay").replay(context, files, as_json)
+    Neither kernel nor database is touched, and the events' own time is the clock.
+    """
+    # Declared here, because its module loads the judgement and the settings, for which --help should not wait.
+    import_module("amiwatch.cli.replay").replay(context, files, as_json)
 
 
-if find_spec("amiwatch.demo") is not None:
+@app.command()
+def demo(
+    is_plain: Annotated[bool, typer.Option("--plain", help="Plain lines instead of a live view.")] = False,
+) -> None:
+    """
+    Watch attackers being dropped.
 
-    @app.command()
-    def demo(
-        is_plain: Annotated[bool, typer.Option("--plain", help="Plain lines instead of a live view.")] = False,
-    ) -> None:
-        """
-        Watch attackers being dropped.
-
-        In a network of its own: no root, no Asterisk, and the host's firewall is untouched.
-        """
-        raise typer.Exit(import_module("amiwatch.demo").main(plain=is_plain))
+    In a network of its own: no root, no Asterisk, and the host's firewall is untouched.
+    """
+    raise typer.Exit(import_module("amiwatch.demo").main(plain=is_plain))
 
 
 def main() -> None:

@@ -39,8 +39,32 @@ def test_every_command_explains_itself_in_80_columns(call):
         assert max(map(len, result.stdout.splitlines())) <= 80
 
 
-def test_an_unknown_command_is_a_mistake(call):
-    assert call("bann").exit_code == 2
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("why", "Missing argument 'ADDRESS|NETWORK'; see 'amiwatch why --help'."),
+        ("nosuch", "No such command 'nosuch'; see 'amiwatch --help'."),
+        ("bann", "No such command 'bann'. Did you mean 'ban', 'bans', 'unban'? See 'amiwatch --help'."),
+        ("firewall nosuch", "No such command 'nosuch'; see 'amiwatch firewall --help'."),
+        ("--nosuch", "No such option: --nosuch; see 'amiwatch --help'."),
+        ("bans --limit 0", "see 'amiwatch bans --help'."),
+        ("bans a b", "see 'amiwatch bans --help'."),
+    ],
+)
+def test_a_command_line_that_can_not_be_read_is_one_sentence_and_a_hint(program, line: str, said: str):
+    done = program(*line.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("amiwatch: ")
+    assert done.stderr.endswith(said + "\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_nothing_at_all_shows_the_help(program):
+    for line in ((), ("firewall",)):
+        done = program(*line)
+        assert done.returncode == 2
+        assert "Usage: amiwatch" in done.stdout + done.stderr
+        assert "amiwatch: " not in done.stderr
 
 
 def test_every_mistake_of_the_settings_has_its_line_and_nothing_else_is_done(call, path):
@@ -57,6 +81,25 @@ def test_a_settings_file_is_named_and_a_missing_one_is_a_mistake(call, tmp_path,
     file.write_text('mode = "nonsense"\n')
     assert call("--config", str(file), "bans").exit_code == 78
     assert call("--config", str(tmp_path / "none.toml"), "bans").exit_code == 78
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("x = [", "line 1"), ('mode = "observe"\nx = [\n', "line 2"), ("=", "line 1")]
+)
+def test_a_settings_file_that_can_not_be_read_is_named_with_its_line_and_what_to_do(call, tmp_path, text, line):
+    file = tmp_path / "c.toml"
+    file.write_text(text)
+    result = call("--config", str(file), "bans")
+    assert result.exit_code == 78
+    assert result.stderr.startswith(f"amiwatch: {file}: {line}")
+    assert "write" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_directory_in_the_place_of_the_database_is_said_in_one_right_sentence(call, tmp_path):
+    result = call("bans", AMIWATCH_DATABASE=str(tmp_path))
+    assert result.exit_code == 74
+    assert result.stderr == f"amiwatch: {str(tmp_path)!r} is no file: name another one for the database.\n"
 
 
 def test_a_reader_that_goes_away_is_no_error(environ, fill, tmp_path):
