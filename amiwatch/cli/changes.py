@@ -16,11 +16,15 @@ from amiwatch.cli.call import Call, Comment, network, seconds
 from amiwatch.cli.listing import AsCsv, AsJson, Form, Listing, form
 from amiwatch.cli.text import compact, iso, short
 from amiwatch.errors import AmiwatchError, UsageError
+from amiwatch.judgement.values import IPNetwork
 from amiwatch.store.reader import Reader
 from amiwatch.store.records import AllowEntry
 
 COMPLETIONS = 100
 """Networks offered for completion: more nobody reads."""
+
+WIDE = {4: 8, 6: 16}
+"""Prefix of the widest network that is allowed without asking: beyond it, hardly anybody can be banned any more."""
 
 NAMES_TIME = 15.0
 """Seconds to wait for a change of the allowlist: its names are looked up, and a name server may be silent."""
@@ -107,6 +111,7 @@ def allow(
     duration: Annotated[
         str | None, typer.Option("--for", metavar="DURATION", help="8h, 30d; otherwise for ever.")
     ] = None,
+    is_sure: Yes = False,
     comment: Comment = "",
     as_json: AsJson = False,
     as_csv: AsCsv = False,
@@ -114,15 +119,19 @@ def allow(
     """
     Never ban an address, a network or a name.
 
-    Bans that it has are lifted at once.
+    Bans that it has are lifted at once. A network wider than a /8 (IPv6: /16) is asked about.
     """
     if is_list == bool(target):
         raise UsageError("say whom to allow, or --list.")
     if is_list:
         _list_allowed(context, form(as_json=as_json, as_csv=as_csv))
         return
-    wanted, how_long = _network_or_name(target), _duration(duration)
-    carry_out(context.obj.settings(), "allow", wanted, duration=how_long or None, comment=comment, patience=NAMES_TIME)
+    wanted, how_long = _to_allow(target), _duration(duration)
+    if not isinstance(wanted, str) and wanted.prefixlen < WIDE[wanted.version]:
+        confirm(f"{wanted} is very wide: nobody in it will ever be banned. Allow it?", is_sure=is_sure)
+    carry_out(
+        context.obj.settings(), "allow", str(wanted), duration=how_long or None, comment=comment, patience=NAMES_TIME
+    )
 
 
 def disallow(
@@ -159,6 +168,15 @@ def forget(
     wanted = str(network(target)) if target else ""
     age = seconds(older_than) if older_than else None
     carry_out(context.obj.settings(), "forget", wanted, duration=age, patience=PATIENT_TIME)
+
+
+def _to_allow(text: str) -> IPNetwork | str:
+    from amiwatch.daemon.petitions import allow_target
+
+    try:
+        return allow_target(text)
+    except ValueError as error:
+        raise UsageError(f"{error}.") from None
 
 
 def _network_or_name(text: str) -> str:

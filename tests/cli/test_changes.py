@@ -40,7 +40,8 @@ def test_nobody_gives_a_sign_of_life_by_asking(call):
 def test_who_is_never_banned_is_not_banned_by_hand_either(call):
     result = call("ban", "127.0.0.1")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith("amiwatch: 127.0.0.1/32 is never banned")
+    assert result.stderr.startswith("amiwatch: 127.0.0.1/32 is never banned: ")
+    assert result.stderr.count("127.0.0.1") == 1
 
 
 def test_an_unban_ends_a_ban_and_a_second_one_is_a_no(call, fill):
@@ -71,7 +72,7 @@ def test_half_a_command_is_a_mistake_and_leaves_no_trace(call, path, arguments: 
 
 def test_to_allow_lifts_the_ban_and_keeps_it_so_until_it_is_taken_back(call, fill):
     fill(lambda store: store.put_ban(make_ban(), pbx="", origin="rule", is_enforced=True))
-    assert "1 bans lifted" in call("allow", "203.0.113.0/24", "--for", "8h", "-c", "the office").stdout
+    assert "1 ban lifted" in call("allow", "203.0.113.0/24", "--for", "8h", "-c", "the office").stdout
     assert call("ban", "203.0.113.7").exit_code == 1
     listed = json.loads(call("allow", "--list", "--json").stdout)
     assert [(one["target"], one["comment"]) for one in listed] == [("203.0.113.0/24", "the office")]
@@ -83,6 +84,25 @@ def test_to_allow_lifts_the_ban_and_keeps_it_so_until_it_is_taken_back(call, fil
 
 def test_what_is_neither_network_nor_name_is_not_allowed(call):
     assert call("allow", "not a name!").exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["ban", "unban", "allow"])
+def test_an_address_with_the_prefix_of_a_network_is_refused_and_both_meanings_are_named(call, path, command: str):
+    result = call(command, "198.51.100.1/24")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("write 198.51.100.1 or 198.51.100.0/24.\n")
+    assert result.stderr.count("\n") == 1
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(("wide", "narrow"), [("0.0.0.0/0", "192.0.0.0/8"), ("2000::/3", "2001::/16")])
+def test_a_very_wide_network_is_allowed_only_by_who_is_sure(call, wide: str, narrow: str):
+    assert call("allow", narrow).exit_code == 0
+    result = call("allow", wide)
+    assert result.exit_code == 2
+    assert "say --yes if you are sure" in result.stderr
+    assert [one["target"] for one in json.loads(call("allow", "--list", "--json").stdout)] == [narrow]
+    assert call("allow", wide, "--yes").exit_code == 0
 
 
 def test_a_network_is_forgotten_wholly(call, fill, path):
@@ -98,7 +118,7 @@ def test_a_network_is_forgotten_wholly(call, fill, path):
 
 def test_what_is_old_is_forgotten(call, fill):
     fill(lambda store: store.put_attempts([make_attempts(ago=40 * 86400), make_attempts("198.51.100.1")]))
-    assert call("forget", "--older-than", "30d").stdout == "1 rows older than 30 d deleted\n"
+    assert call("forget", "--older-than", "30d").stdout == "1 row older than 30 d deleted\n"
     assert call("forget", "203.0.113.7", "--older-than", "30d").exit_code == 2
 
 
