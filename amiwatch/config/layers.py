@@ -186,8 +186,7 @@ class _Reader:
             self.mistakes.append(f"{path}: is nested too deeply")
             return
         except tomllib.TOMLDecodeError as error:
-            what, _, place = str(error).rstrip(")").rpartition(" (at ")
-            self.mistakes.append(f"{path}: {place}: {what}")
+            self.mistakes.append(f"{path}: {_fault_of_toml(error, text)}")
             return
         self._add(_Layer(dict(_leaves(tables)), str(path), is_toml=True))
         self._warn_if_open(path)
@@ -219,6 +218,14 @@ class _Reader:
     def _warn_if_open(self, path: Path) -> None:
         if any(one[-1] == "secret" for one in self.layers[-1].values) and path.stat().st_mode & 0o004:
             self.warnings.append(f"{path}: holds a secret and everybody can read it; chmod o-rwx {path}")
+
+
+def _fault_of_toml(error: tomllib.TOMLDecodeError, text: str) -> str:
+    """Say where a file can't be read, and how it is written. The faulty text is not shown: it may be a secret."""
+    what, _, place = str(error).rstrip(")").rpartition(" (at ")
+    if place == "end of document":
+        place = f"line {max(1, len(text.splitlines()))}, its end"
+    return f'{place}: {what}; write name = "text", name = 12 or name = ["one", "two"]'
 
 
 def _line_number(binding: Binding) -> int:

@@ -359,6 +359,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     with schema.translated(path):
         if not schema.exists(path):
             raise StoreError(schema.NONE_YET.format(str(path)))
+        if not path.is_file():  # of a directory SQLite says "disk I/O error"
+            raise StoreError(schema.NO_FILE.format(str(path)))
         try:
             return _open(path, "mode=ro")
         except sqlite3.OperationalError as exc:
