@@ -172,6 +172,7 @@ class Enforcer:
             await work
         except FirewallError as error:
             self._complain(error)
+            self._is_listing_due = True
             return False
         return True
 
@@ -243,11 +244,13 @@ class Enforcer:
 
     async def _restore(self) -> None:
         """Compare entry by entry; add what is missing or ends too soon, adopt or remove what is unknown."""
+        self._is_listing_due = True  # until all of it was done
         self._gone.clear()
         found = {entry.network: entry for entry in await self.firewall.entries()}
         self._listed_at = perf_counter()
         if not self.is_enforcing:
             await self._clear(found)
+            self._is_listing_due = False
             return
         now = self._now()
         missing: list[Entry] = []
@@ -329,7 +332,7 @@ class Enforcer:
     def _complain(self, error: FirewallError) -> None:
         if not self.has_trouble:
             log.error("bans are not enforced now, trying again reason=%s", error)
-        self.has_trouble = self._is_listing_due = True
+        self.has_trouble = True
 
 
 def _entry(ban: Ban) -> Entry:

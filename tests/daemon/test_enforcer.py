@@ -347,6 +347,18 @@ async def test_observe_mode_empties_the_sets_and_tells_of_bans(running: Running)
         assert (await bench.kernel(), bench.told) == ({}, ["banned 203.0.113.1/32"])
 
 
+@pytest.mark.parametrize("is_enforcing", [True, False])
+async def test_sets_that_are_as_they_should_be_are_not_listed_again(running: Running, is_enforcing: bool) -> None:
+    firewall = FakeFirewall()
+    async with running(firewall, is_enforcing=is_enforcing) as bench:
+        await bench.ban("203.0.113.1/32")
+        listed_at = bench.enforcer._listed_at
+        for _ in range(3):
+            await bench.enforcer.reconcile()
+        assert bench.enforcer._listed_at == listed_at
+        assert not bench.enforcer._is_listing_due
+
+
 async def test_missing_rights_while_running_are_no_end(running: Running) -> None:
     async with running() as bench:
         fake(bench).fail_next(FirewallPermission("no rights"), times=3)
