@@ -6,7 +6,9 @@ Every implementation passes the contract tests in ``tests/firewall/test_contract
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import gc
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -85,3 +87,19 @@ class Firewall(Protocol):
 
     async def states(self) -> list[SetState]:
         """Read the headers of our sets (cheap). A set that is missing is missing from the list."""
+
+
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """
+    Keep the cycle collector from walking a growing list again and again.
+
+    It finds nothing in it, and takes half of the time of listing 100,000 entries.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

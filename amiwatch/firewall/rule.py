@@ -17,6 +17,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from amiwatch.errors import FirewallError, FirewallPermission
 from amiwatch.firewall.names import chain_name, checked_prefix, set_name
@@ -59,8 +60,9 @@ class FamilyRule:
     set_name: str
     """The set that ought to be matched."""
     position: int | None
-    """Place of our line in raw PREROUTING, from 1; None where it is missing. Lines above it may accept first."""
+    """Place of our line in ``place``, from 1; None where it is missing. Lines above it may accept first."""
     drops: tuple[Drop, ...]
+    place: str = "raw PREROUTING"
 
     @property
     def is_present(self) -> bool:
@@ -104,9 +106,24 @@ class RuleState:
         return all(rule.covers(scope) for rule in self.families)
 
 
+class Rule(Protocol):
+    """What drops the packets of banned addresses. Methods raise ``FirewallError``; each may be repeated."""
+
+    prefix: str
+
+    async def install(self, scope: Scope) -> None:
+        """Drop this, no less and no more. What is right already is left alone, with its counters."""
+
+    async def remove(self) -> None:
+        """Take the rule out; the sets can be destroyed afterwards."""
+
+    async def show(self) -> RuleState:
+        """Read what is there now; a rule that is missing is no error."""
+
+
 class DropRule:
     """
-    The drop rule of one prefix. Needs root, or CAP_NET_ADMIN and CAP_NET_RAW.
+    The drop rule of one prefix, in iptables and ip6tables. Needs root, or CAP_NET_ADMIN and CAP_NET_RAW.
 
     Every method raises ``FirewallError`` (``FirewallPermission`` without the rights) and may be repeated. IPv6 is left
     out where the kernel has none. ``programs`` gives another iptables, for example ``iptables-legacy``, by family.

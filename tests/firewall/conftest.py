@@ -3,16 +3,21 @@ import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import count
+from typing import TypeVar
 
 import pytest
 
+from amiwatch.firewall import libnftables
 from amiwatch.firewall.ipset import IpsetFirewall
+from amiwatch.firewall.nftables import NftablesFirewall
 from amiwatch.testing.netns import Wire
 
 SBIN = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 """Where programs are; ordinary users have no sbin in their PATH."""
 
 _numbers = count()
+
+Real = TypeVar("Real", IpsetFirewall, NftablesFirewall)
 
 
 @pytest.fixture
@@ -24,7 +29,21 @@ def iptables_present():
 @asynccontextmanager
 async def fresh_ipset(maxelem: int = 1000) -> AsyncIterator[IpsetFirewall]:
     """Open sets that no other test has seen, and leave none behind."""
-    firewall = IpsetFirewall(prefix=f"test{next(_numbers)}-", maxelem=maxelem)
+    async with _fresh(IpsetFirewall(prefix=f"test{next(_numbers)}-", maxelem=maxelem)) as firewall:
+        yield firewall
+
+
+@asynccontextmanager
+async def fresh_nftables(maxelem: int = 1000) -> AsyncIterator[NftablesFirewall]:
+    """Open a table that no other test has seen, and leave none behind."""
+    if why := libnftables.missing():
+        pytest.skip(why)
+    async with _fresh(NftablesFirewall(prefix=f"test{next(_numbers)}-", maxelem=maxelem)) as firewall:
+        yield firewall
+
+
+@asynccontextmanager
+async def _fresh(firewall: Real) -> AsyncIterator[Real]:
     await firewall.open()
     try:
         yield firewall
@@ -38,6 +57,12 @@ async def fresh_ipset(maxelem: int = 1000) -> AsyncIterator[IpsetFirewall]:
 @pytest.fixture
 async def ipset() -> AsyncIterator[IpsetFirewall]:
     async with fresh_ipset() as firewall:
+        yield firewall
+
+
+@pytest.fixture
+async def nftables() -> AsyncIterator[NftablesFirewall]:
+    async with fresh_nftables() as firewall:
         yield firewall
 
 

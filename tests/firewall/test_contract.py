@@ -9,16 +9,19 @@ from amiwatch.errors import FirewallError
 from amiwatch.firewall.base import MAX_TIMEOUT, Entry, Firewall
 from amiwatch.firewall.dryrun import DryRunFirewall
 from amiwatch.testing.firewall import FakeFirewall
-from tests.firewall.conftest import fresh_ipset
+from tests.firewall.conftest import fresh_ipset, fresh_nftables
 
 CAPACITY = 8
 HOST, OFFICE, SITE = ip_network("198.51.100.7"), ip_network("203.0.113.0/24"), ip_network("2001:db8:7::/64")
 
 
-@pytest.fixture(params=["fake", "none", pytest.param("ipset", marks=pytest.mark.kernel)])
+REAL = {"ipset": fresh_ipset, "nftables": fresh_nftables}
+
+
+@pytest.fixture(params=["fake", "none", *(pytest.param(name, marks=pytest.mark.kernel) for name in REAL)])
 async def firewall(request: pytest.FixtureRequest) -> AsyncIterator[Firewall]:
-    if request.param == "ipset":
-        async with fresh_ipset(maxelem=CAPACITY) as real:
+    if request.param in REAL:
+        async with REAL[request.param](maxelem=CAPACITY) as real:
             yield real
         return
     pretended = {"fake": FakeFirewall, "none": DryRunFirewall}[request.param](capacity=CAPACITY)

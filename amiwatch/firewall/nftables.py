@@ -1,0 +1,350 @@
+"""
+The kernel's nftables as our firewall, in a table of our own that nobody else's rules know of.
+
+Only this table is read or changed. Bans go to the kernel as netlink messages of ours, all else through libnftables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+from amiwatch.errors import FirewallError
+from amiwatch.firewall import libnftables
+from amiwatch.firewall import nftables_wire as wire
+from amiwatch.firewall.base import DEFAULT_CAPACITY, Entry, SetState, collector_paused
+from amiwatch.firewall.names import checked_prefix, set_name
+from amiwatch.firewall.nftables_socket import NftablesSocket, refusal
+from amiwatch.firewall.nftables_table import (
+    PLAIN,
+    WIDTHS,
+    Table,
+    Width,
+    misfit,
+    read,
+    script_for_missing,
+    script_for_rebuild,
+)
+from amiwatch.judgement.values import IPNetwork
+
+log = logging.getLogger(__name__)
+
+FEW = 20
+"""Entries that are sent from the event loop: the kernel works them off within 0.1 ms. More are sent from a thread."""
+
+SINGLY = 200
+"""Entries that are sent one by one, in one transaction, once the kernel refused one of many: it names each that it
+refuses, and as many refusals fit the receive buffer that an ordinary user may have (about 400 KB)."""
+
+ROUNDS = 8
+"""Tries to add what the kernel refuses: once because it knows some, once for no room, the others for races."""
+
+T = TypeVar("T")
+
+
+class NftablesFirewall:
+    """
+    Sets ``<prefix>4`` and ``<prefix>6`` in the table ``inet <prefix>``. See ``Firewall`` for the methods.
+
+    What vanished (a flushed ruleset, a deleted table) is made anew by ``open`` and by the next ``add``; the others take
+    a missing set for an empty one. Networks of other widths than one IPv4 address and an IPv6 /64 have sets of their
+    own, which count as part of their family. Counters outlast a new timeout.
+    """
+
+    name = "nftables"
+
+    def __init__(self, prefix: str = "amiwatch", maxelem: int = DEFAULT_CAPACITY) -> None:
+        self.prefix = checked_prefix(prefix)
+        self.maxelem = maxelem
+        self._socket: NftablesSocket | None = None
+        self._lock = threading.Lock()
+        """Held by whoever uses the socket or looks at the widths."""
+        self._widths: set[Width] = set()
+        """Widths whose sets were there when we last looked."""
+
+    async def open(self) -> None:
+        await self._in_thread(lambda: self._ensure(()))
+
+    async def close(self) -> None:
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+            self._socket = None
+
+    async def add(self, entries: Sequence[Entry]) -> list[Entry]:
+        rejected: list[Entry] = []
+        for part in _parts(entries):
+            for entry in part:
+                _refuse_everything(entry.network)
+            rejected += await self._soon(part, partial(self._put, part))
+        return rejected
+
+    def add_now(self, entry: Entry) -> bool:
+        width = Width.of(entry.network)
+        if width not in WIDTHS or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if self._socket is None or not self._socket.is_open or width not in self._widths:
+                return False
+            return not self._socket.change([self._change(wire.ADD, width, [entry])])
+        except FirewallError:
+            return False
+        finally:
+            self._lock.release()
+
+    async def remove(self, networks: Iterable[IPNetwork]) -> None:
+        for part in _parts(Entry(network, None) for network in networks if network.prefixlen):
+            await self._soon(part, partial(self._take, part))
+
+    async def entries(self) -> list[Entry]:
+        return await asyncio.to_thread(self._listed)
+
+    async def has(self, network: IPNetwork) -> bool:
+        if not network.prefixlen:
+            return False
+        return await self._soon([], lambda: self._known(network) is not None)
+
+    async def states(self) -> list[SetState]:
+        return await asyncio.to_thread(self._states)
+
+    async def remove_sets(self) -> None:
+        """
+        Delete our table with all that is in it; no table is no error.
+
+        For ``amiwatch firewall remove`` only.
+        """
+        await self._in_thread(self._delete)
+
+    # Within the lock, mostly in a thread.
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.to_thread(self._locked, work)
+
+    async def _soon(self, part: Sequence[Entry], work: Callable[[], T]) -> T:
+        """Do a little at once if nobody else is at it, much in a thread."""
+        if len(part) > FEW or not self._lock.acquire(blocking=False):
+            return await self._in_thread(work)
+        try:
+            return work()
+        finally:
+            self._lock.release()
+
+    def _locked(self, work: Callable[[], T]) -> T:
+        with self._lock:
+            return work()
+
+    def _opened(self) -> NftablesSocket:
+        if self._socket is None or not self._socket.is_open:
+            self._socket = NftablesSocket(self.prefix)
+        return self._socket
+
+    def _change(self, command: int, width: Width, entries: Sequence[Entry]) -> wire.Change:
+        return wire.Change(command, width.name(self.prefix), entries)
+
+    def _ensure(self, widths: Iterable[Width]) -> None:
+        """Make what is missing of the table; one with other options is made anew, or an error if it is not ours."""
+        table = read(self._opened(), self.prefix)
+        for width, header in table.sets.items():
+            if wrong := misfit(header, width):
+                raise FirewallError(
+                    f"The set {header.name!r} in the table 'inet {self.prefix}' is not ours to use ({wrong}): delete "
+                    f"the table with 'nft delete table inet {self.prefix}', or give amiwatch another set name."
+                )
+        if any(header.capacity != width.size(self.maxelem) for width, header in table.sets.items()):
+            self._rebuild(table)
+            table = read(self._opened(), self.prefix)
+        wanted = sorted({*WIDTHS, *table.sets, *widths})
+        if script := script_for_missing(table, self.prefix, self.maxelem, wanted):
+            libnftables.run(script)
+            for width in wanted:
+                if width not in table.sets:
+                    self._shrink(width)
+                    log.info("set created name=%s maxelem=%d", width.name(self.prefix), width.size(self.maxelem))
+        self._widths = set(wanted)
+
+    def _shrink(self, width: Width) -> None:
+        """
+        Let a new set begin small: the kernel gives it at once all the buckets that ``size`` will need (16 MB for a
+        million), and takes back what is too much when something is deleted (rhashtable, automatic_shrinking).
+        """
+        for command in (wire.ADD, wire.DELETE):
+            self._opened().change([self._change(command, width, [Entry(width.first(), 1)])])
+
+    def _rebuild(self, table: Table) -> None:
+        """Give the sets our options, and put their entries back, which are not dropped for a moment."""
+        kept = list(self._entries(self._opened(), table))
+        for family in PLAIN:
+            number = sum(entry.network.version == family for entry in kept)
+            if number > self.maxelem:
+                raise FirewallError(
+                    f"The set {set_name(self.prefix, family)!r} holds {number} entries and can't be cut to "
+                    f"{self.maxelem}: unban some first, or allow more entries."
+                )
+        libnftables.run(script_for_rebuild(self.prefix, self.maxelem, list(table.sets)))
+        self._widths = set(table.sets)
+        for part in _parts(kept):
+            self._put(part)
+        log.warning("sets rebuilt table=%s maxelem=%d entries=%d", self.prefix, self.maxelem, len(kept))
+
+    def _put(self, part: Sequence[Entry]) -> list[Entry]:
+        """Add, all at once where nothing stands against it; return those for which there is no room."""
+        groups = _grouped(part)
+        if not groups.keys() <= self._widths:
+            self._ensure(groups)
+        if groups.keys() <= set(WIDTHS) and not self._opened().change(self._changes(wire.ADD, groups)):
+            return []
+        newest = {entry.network: entry for entry in part}
+        rejected = self._crowded_out([network for network in newest if Width.of(network) not in WIDTHS])
+        for few in _parts([entry for entry in newest.values() if entry.network not in rejected], SINGLY):
+            rejected |= self._put_singly(few)
+        return [entry for entry in part if entry.network in rejected]
+
+    def _crowded_out(self, special: Sequence[IPNetwork]) -> set[IPNetwork]:
+        """Return the networks of special widths whose family is full; the kernel itself counts only set by set."""
+        if not special:
+            return set()
+        room = {state.family: state.capacity - state.count for state in self._states()}
+        crowded: set[IPNetwork] = set()
+        for network in special:
+            if room.get(network.version, 1) > 0:
+                room[network.version] = room.get(network.version, self.maxelem) - 1
+            elif self._known(network) is None:
+                crowded.add(network)
+        return crowded
+
+    def _put_singly(self, part: Sequence[Entry]) -> set[IPNetwork]:
+        """
+        Add one by one, in one transaction, and let the kernel tell what is in the way of each.
+
+        What is there already is deleted and added with its counters: kernels before 6.12 keep the old
+        timeout otherwise.
+        """
+        pending = {entry.network: entry for entry in part}
+        known: dict[IPNetwork, Entry] = {}
+        rejected: set[IPNetwork] = set()
+        for _ in range(ROUNDS):
+            changes = list(self._replacements(pending.values(), known))
+            refused = self._opened().change(changes) if changes else {}
+            if not refused:
+                return rejected
+            if self._misses_a_set(changes, refused):
+                self._ensure({Width.of(network) for network in pending})
+                continue
+            for place, code in refused.items():
+                network = changes[place].entries[0].network
+                found = self._known(network)
+                if found is not None:
+                    known[network] = found
+                elif known.pop(network, None) is None and code == errno.ENFILE:
+                    rejected.add(network)
+                    pending.pop(network, None)
+                elif code not in (errno.EEXIST, errno.ENFILE, errno.ENOENT):
+                    raise refusal(code, f"add {network} to the set {changes[place].set_name!r}")
+        raise FirewallError(f"The table 'inet {self.prefix}' changes all the time: something else works on it.")
+
+    @staticmethod
+    def _misses_a_set(changes: Sequence[wire.Change], refused: dict[int, int]) -> bool:
+        return any(code == errno.ENOENT and changes[place].command == wire.ADD for place, code in refused.items())
+
+    def _replacements(self, entries: Iterable[Entry], known: dict[IPNetwork, Entry]) -> Iterator[wire.Change]:
+        for entry in entries:
+            width, old = Width.of(entry.network), known.get(entry.network)
+            if old is None:
+                yield self._change(wire.ADD, width, [entry])
+            else:
+                yield self._change(wire.DELETE, width, [entry])
+                yield self._change(wire.ADD, width, [replace(entry, packets=old.packets, octets=old.octets)])
+
+    def _take(self, part: Sequence[Entry]) -> None:
+        if not self._opened().change(self._changes(wire.DELETE, _grouped(part))):
+            return
+        for few in _parts(list({entry.network: entry for entry in part}.values()), SINGLY):
+            self._take_singly(few)
+
+    def _take_singly(self, part: Sequence[Entry]) -> None:
+        for _ in range(ROUNDS):
+            changes = [self._change(wire.DELETE, Width.of(entry.network), [entry]) for entry in part]
+            refused = self._opened().change(changes) if changes else {}
+            if not refused:
+                return
+            for place, code in refused.items():
+                if code != errno.ENOENT:
+                    raise refusal(code, f"take {part[place].network} out of the set {changes[place].set_name!r}")
+            part = [entry for place, entry in enumerate(part) if place not in refused]
+
+    def _changes(self, command: int, groups: Mapping[Width, Sequence[Entry]]) -> list[wire.Change]:
+        return [self._change(command, width, group) for width, group in groups.items()]
+
+    def _known(self, network: IPNetwork) -> Entry | None:
+        width = Width.of(network)
+        found = self._opened().get(
+            width.name(self.prefix), network, lambda body: wire.entries(body, width.family, width.prefix)
+        )
+        return found[0] if found else None
+
+    def _delete(self) -> None:
+        self._widths = set()
+        table = read(self._opened(), self.prefix)
+        if table.sets or table.rules:
+            libnftables.run(f"delete table inet {self.prefix}")
+
+    # In a thread, with sockets of their own: a long list holds nobody up.
+
+    def _listed(self) -> list[Entry]:
+        with NftablesSocket(self.prefix) as socket, collector_paused():
+            return list(self._entries(socket, read(socket, self.prefix)))
+
+    def _entries(self, socket: NftablesSocket, table: Table) -> Iterator[Entry]:
+        for width, header in table.sets.items():
+            for body in socket.listed(wire.LIST_ELEMENTS, header.name):
+                yield from wire.entries(body, width.family, width.prefix)
+
+    def _states(self) -> list[SetState]:
+        with NftablesSocket(self.prefix) as socket:
+            table = read(socket, self.prefix)
+            return [state for width in WIDTHS for state in self._state(socket, table, width)]
+
+    def _state(self, socket: NftablesSocket, table: Table, plain: Width) -> Iterator[SetState]:
+        """Describe a family; nothing where a set of it is missing, or the rules that look into it: open makes both."""
+        sets = [header for width, header in table.sets.items() if width.family == plain.family]
+        if plain not in table.sets or not all(map(table.is_looked_up, sets)):
+            return
+        yield SetState(
+            name=plain.name(self.prefix),
+            family=plain.family,
+            count=sum(_count(socket, header) for header in sets),
+            capacity=table.sets[plain].capacity,
+            references=sum(1 for _ in table.jumps()),
+        )
+
+
+def _count(socket: NftablesSocket, header: wire.SetHeader) -> int:
+    if header.count is not None:
+        return header.count
+    return sum(map(wire.count, socket.listed(wire.LIST_ELEMENTS, header.name)))
+
+
+def _grouped(entries: Iterable[Entry]) -> dict[Width, list[Entry]]:
+    groups: dict[Width, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(Width.of(entry.network), []).append(entry)
+    return groups
+
+
+def _parts(entries: Iterable[Entry], size: int = wire.LONGEST) -> Iterator[list[Entry]]:
+    """Cut into what one message takes, when it is its turn: a million entries are never walked in one go."""
+    remaining = iter(entries)
+    while part := list(itertools.islice(remaining, size)):
+        yield part
+
+
+def _refuse_everything(network: IPNetwork) -> None:
+    if not network.prefixlen:
+        raise FirewallError(f"{network} is every address there is: it can't be banned.")
