@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
 from random import Random
-from typing import Annotated, BinaryIO
+from typing import Annotated, cast
 
 import typer
 
@@ -35,6 +35,8 @@ READ_SIZE = 256 * 1024
 
 GZIP_MAGIC = b"\x1f\x8b"
 
+Recording = io.BufferedReader | gzip.GzipFile
+
 
 @dataclass(slots=True)
 class Summary:
@@ -43,16 +45,25 @@ class Summary:
     events: int = 0
     """Genuine security events of every service."""
     attempts: int = 0
+    """Attempts that were judged: those of banned sources are not, nor challenges that may still be answered."""
     tampered: int = 0
     """Blocks and fragments that were refused."""
     bans: int = 0
     alerts: int = 0
 
 
+class CutShort(UsageError):
+    """A recording could not be read to its end; what could be read has been judged."""
+
+
 def replayed(paths: Iterable[Path], settings: Settings, summary: Summary) -> Iterator[Verdict]:
-    """Judge recordings as if they came in now, several as several PBXs at once; ``summary`` is kept up to date."""
-    judge = judge_of(settings)
-    streams = [_timed(path, opened(path), summary) for path in paths]
+    """
+    Judge recordings as if they came in now, several as several PBXs at once; ``summary`` is kept up to date.
+
+    Raises UsageError before the first verdict if a file can't be opened, CutShort after the last one.
+    """
+    judge, faults = judge_of(settings), list[str]()
+    streams = [_timed(_chunks(path, opened(path), faults), summary) for path in paths]
     now = 0.0
     for at, event in heapq.merge(*streams, key=itemgetter(0)):
         now = max(now, at)
@@ -62,6 +73,8 @@ def replayed(paths: Iterable[Path], settings: Settings, summary: Summary) -> Ite
             summary.alerts += isinstance(verdict, Alert)
             yield verdict
     summary.attempts = judge.counters.attempts
+    if faults:
+        raise CutShort("\n".join(faults))
 
 
 def judge_of(settings: Settings) -> Judge:
@@ -72,10 +85,10 @@ def judge_of(settings: Settings) -> Judge:
     return judge
 
 
-def _timed(path: Path, file: BinaryIO, summary: Summary) -> Iterator[tuple[float, SecurityEvent]]:
+def _timed(chunks: Iterable[bytes], summary: Summary) -> Iterator[tuple[float, SecurityEvent]]:
     """Yield the events of one recording with a time that never runs backwards, as Asterisk's own does under load."""
     wire, now = Wire(has_pings=False), 0.0
-    for chunk in _chunks(path, file):
+    for chunk in chunks:
         for item in wire.feed(chunk):
             if type(item) is SecurityEvent:
                 summary.events += 1
@@ -86,24 +99,29 @@ def _timed(path: Path, file: BinaryIO, summary: Summary) -> Iterator[tuple[float
     summary.tampered += wire.tampered
 
 
-def _chunks(path: Path, file: BinaryIO) -> Iterator[bytes]:
+def _chunks(path: Path, file: Recording, faults: list[str]) -> Iterator[bytes]:
+    """Yield what can be read, and note why it ends too early: the other recordings go on."""
     try:
-        while chunk := file.read(READ_SIZE):
+        # Not read(), which on an error loses what it has gathered.
+        while chunk := file.read1(READ_SIZE):
             yield chunk
     except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"{str(path)!r} can't be read to its end: {error}") from error
+        faults.append(
+            f"{str(path)!r} can't be read to its end ({error}); the summary is of what could be: get a whole copy of "
+            "it, or check its disk."
+        )
 
 
-def opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> Recording:
     """Open a recording, plain or gzipped; ``-`` is standard input. Raises UsageError."""
     if str(path) == "-":
-        return sys.stdin.buffer
+        return cast("io.BufferedReader", sys.stdin.buffer)
     try:
         file = path.open("rb")
         is_packed = file.peek(2)[:2] == GZIP_MAGIC
     except OSError as error:
-        raise UsageError(f"{str(path)!r} can't be read: {error.strerror}") from error
-    return io.BufferedReader(gzip.GzipFile(fileobj=file)) if is_packed else file
+        raise UsageError(f"{str(path)!r} can't be read ({error.strerror}): name a recording.") from error
+    return gzip.GzipFile(fileobj=file) if is_packed else file
 
 
 def iso(at: float) -> str:
@@ -157,10 +175,16 @@ def replay(
             file=sys.stderr,
         )
     summary = Summary()
-    for verdict in replayed(files, settings, summary):
-        print(json.dumps(as_record(verdict)) if as_json else as_line(verdict))  # noqa: T201
+    cut: CutShort | None = None
+    try:
+        for verdict in replayed(files, settings, summary):
+            print(json.dumps(as_record(verdict)) if as_json else as_line(verdict))  # noqa: T201
+    except CutShort as error:
+        cut = error
     numbers = {name: getattr(summary, name) for name in Summary.__slots__}
     if as_json:
         print(json.dumps({"type": "summary", **numbers}))  # noqa: T201
     else:
         print(", ".join(f"{number} {name}" for name, number in numbers.items()))  # noqa: T201
+    if cut:
+        raise cut

@@ -129,12 +129,48 @@ def test_people_get_sentences(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1].startswith("96 events")
 
 
-@pytest.mark.parametrize("kind", ["missing", "folder", "cut"])
+@pytest.mark.parametrize("kind", ["missing", "folder"])
 def test_a_file_that_can_not_be_read_is_one_sentence(tmp_path: Path, kind: str) -> None:
     path = tmp_path if kind == "folder" else tmp_path / "x.ami.gz"
-    if kind == "cut":
-        path.write_bytes(gzip.compress(os.urandom(5000))[:2000])
     done = replay("--json", path)
-    assert done.returncode == 2
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert str(path) in done.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_recording_that_is_cut_short_is_judged_as_far_as_it_goes(tmp_path: Path, options: tuple[str, ...]) -> None:
+    plain = (FOLDER / "ast22-pjsip-enum50-register.ami").read_bytes()
+    whole = replay(*options, FOLDER / "ast22-pjsip-enum50-register.ami")
+    path = tmp_path / "x.ami.gz"
+    path.write_bytes(gzip.compress(plain)[:-8])  # all of it, but not the check sum at the end
+    done = replay(*options, path)
+    assert done.returncode == 2
+    assert done.stdout == whole.stdout
+    assert done.stderr.startswith(f"amiwatch: {str(path)!r} can't be read to its end")
+    assert done.stderr.count("\n") == 1
+    packed = gzip.compress(plain)
+    path.write_bytes(packed[: len(packed) // 2])
+    done = replay(*options, path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stdout not in ("", whole.stdout)
+
+
+def test_the_other_recordings_go_on_where_one_is_cut_short(tmp_path: Path) -> None:
+    (tmp_path / "x.ami.gz").write_bytes(gzip.compress(os.urandom(5000))[:2000])
+    done = replay("--json", tmp_path / "x.ami.gz", FOLDER / "ast22-pjsip-enum50-register.ami")
+    assert done.returncode == 2
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert (summary["events"], summary["bans"]) == (96, 1)
+
+
+def test_attempts_of_who_is_banned_are_not_judged() -> None:
+    def scan(count: int) -> bytes:
+        at = 1795342000.0
+        return b"".join(
+            attempt_bytes(Case.UNKNOWN_ACCOUNT, account=f"{n}", session=f"{n}", at=at + n) for n in range(count)
+        )
+
+    some, many = (lines(replay("--json", "-", data=scan(count)))[-1] for count in (20, 200))
+    assert many["events"] > some["events"]
+    assert many["attempts"] == some["attempts"]
