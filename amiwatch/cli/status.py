@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from amiwatch.cli.asking import has_process, is_alive
-from amiwatch.cli.text import compact, iso, local, strong, visible
+from amiwatch.cli.text import compact, counted, iso, local, strong, visible
 from amiwatch.errors import AmiError, Refusal
 from amiwatch.firewall.base import SetState
 from amiwatch.store.reader import Reader
@@ -24,14 +24,17 @@ LINK_ROWS = 1000
 """Newest changes of links that are looked through for the latest of each PBX."""
 
 WORDS = {
-    "events": "security events",
-    "attempts": "failed or finished attempts",
-    "tampered": "blocks refused",
-    "shed": "events not judged for lack of time",
-    "held_back": "bans held back by the ceiling",
-    "sources": "sources watched",
-    "trusted": "sources trusted",
-    "store_shed": "rows not stored",
+    "events": ("security event", "security events"),
+    "attempts": ("failed or finished attempt", "failed or finished attempts"),
+    "tampered": ("block refused", "blocks refused"),
+    "tainted": ("event not believed, after a block refused", "events not believed, after a block refused"),
+    "shed": ("event not judged for lack of time", "events not judged for lack of time"),
+    "held_back": ("ban held back by the ceiling", "bans held back by the ceiling"),
+    "alerts_held_back": ("alert held back by the ceiling", "alerts held back by the ceiling"),
+    "sources": ("source watched", "sources watched"),
+    "sources_forgotten": ("source forgotten for lack of room", "sources forgotten for lack of room"),
+    "trusted": ("source trusted", "sources trusted"),
+    "store_shed": ("row not stored", "rows not stored"),
 }
 """Counters that people are shown; all of them are in the JSON."""
 
@@ -181,7 +184,8 @@ def _daemon_lines(view: View, found: Status) -> Iterator[str]:
 
 
 def _counter_lines(counters: Mapping[str, object]) -> Iterator[str]:
-    shown = [f"{counters[name]} {words}" for name, words in WORDS.items() if counters.get(name)]
+    counts = {name: counters.get(name) for name in WORDS}
+    shown = [counted(count, *WORDS[name]) for name, count in counts.items() if isinstance(count, int) and count]
     for number, text in enumerate(shown):
         yield f"{'' if number else 'counted':<12} {text}"
     if (latency := counters.get("latency_ms")) is not None:

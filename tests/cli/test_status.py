@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import time
+from dataclasses import replace
 
 from amiwatch.store.records import Status
 
@@ -18,6 +19,25 @@ def test_a_daemon_that_hears_is_well(call, fill):
     assert result.exit_code == 0
     for part in ("running for 1m", "version 1.2.3", "pbx pbx      hearing", "0 open", "3 blocks refused", "0.2 ms"):
         assert part in result.stdout
+
+
+def test_what_was_left_out_is_counted_where_anything_was(call, fill):
+    found = daemon(os.getpid())
+    left = {"shed": 1, "tainted": 2, "alerts_held_back": 3, "sources_forgotten": 1, "sources": 1}
+    fill(lambda store: store.put_status(replace(found, counters={**found.counters, **left})))
+    text = call("status").stdout
+    for part in (
+        "1 event not judged for lack of time\n",
+        "2 events not believed, after a block refused\n",
+        "3 alerts held back by the ceiling\n",
+        "1 source forgotten for lack of room\n",
+        "1 source watched\n",
+    ):
+        assert part in text
+    fill(lambda store: store.put_status(found))
+    text = call("status").stdout
+    assert "lack of" not in text
+    assert "held back" not in text
 
 
 def test_one_pbx_that_is_not_heard_is_named(call, fill):
