@@ -190,6 +190,9 @@ def _verdict(story: Story) -> str:
         inside = sum(is_open(one, story.now) for one in story.bans)
         if inside:
             return f"{name} is not banned as a whole, but {counted(inside, 'ban')} inside it."
+        if story.told and (other := _name(ip_network(story.told.network))) != name:
+            end = left(story.told, story.now)
+            return f"{name} is not banned; {other} was, until its ban {end if end == 'expired' else f'was {end}'}."
         return f"{name} is not banned." if story.is_known else f"{name} was never seen."
     until = "for ever" if ban.until is None else f"until {local(ban.until)} ({compact(ban.until - story.now)} left)"
     held = "" if _name(ip_network(ban.network)) == name else f", because {ban.network} is"

@@ -65,6 +65,22 @@ def test_an_address_inside_a_banned_network_is_told_of_it(call, fill):
     assert "not banned as a whole, but 1 ban inside it" in call("why", "198.51.0.0/16").stdout
 
 
+def test_an_address_inside_a_network_that_was_banned_is_told_which(call, fill):
+    def put(store) -> None:
+        for text, ago in (("198.51.100.0/24", 60), ("203.0.113.0/24", 9000)):
+            store.put_ban(make_ban(text, ago=ago), pbx="pbx", origin="rule", is_enforced=True)
+        store.put_lift(make_ban("198.51.100.0/24").network, at=time.time(), by="bob", reason="mistake")
+
+    fill(put)
+    story = call("why", "198.51.100.5").stdout
+    assert story.startswith("198.51.100.5 is not banned; 198.51.100.0/24 was, until its ban was lifted.\n")
+    assert "why then" in story
+    assert call("why", "203.0.113.5").stdout.startswith(
+        "203.0.113.5 is not banned; 203.0.113.0/24 was, until its ban expired.\n"
+    )
+    assert call("why", "198.51.100.0/24").stdout.startswith("198.51.100.0/24 is not banned.\n")
+
+
 def test_who_is_never_banned_is_told_why(call, fill):
     fill(lambda store: store.put_allow(AllowEntry("198.51.100.0/24", "the office", time.time(), None, "alice")))
     assert "198.51.100.0/24 is allowed by alice (the office)" in call("why", "198.51.100.9").stdout
