@@ -14,7 +14,7 @@ import typer
 from amiwatch.cli.asking import living
 from amiwatch.cli.changes import Yes, confirm
 from amiwatch.cli.text import complain, counted, strong
-from amiwatch.errors import StoreError
+from amiwatch.errors import Refusal, StoreError
 from amiwatch.firewall.base import Firewall, SetState
 from amiwatch.firewall.rule import DropRule, FamilyRule, RuleState
 from amiwatch.firewall.scope import Scope
@@ -23,9 +23,13 @@ if TYPE_CHECKING:
     from amiwatch.config import Settings
     from amiwatch.firewall.ipset import IpsetFirewall
 
-DRY_RUN = "The setting AMIWATCH_FIREWALL is 'none', a dry run: there are no sets and no rule."
+DRY_RUN = (
+    "The setting AMIWATCH_FIREWALL is 'none', a dry run: there are no sets and no rule."
+)
 
-app = typer.Typer(no_args_is_help=True, help="Place, remove or show sets and drop rule.")
+app = typer.Typer(
+    no_args_is_help=True, help="Place, remove or show sets and drop rule."
+)
 
 
 @app.command()
@@ -41,12 +45,18 @@ def install(context: typer.Context) -> None:
 async def _install(settings: Settings) -> None:
     async with _sets(settings) as firewall:
         await firewall.open()
-        typer.echo(f"Sets: {', '.join(state.name for state in await firewall.states())}.")
+        typer.echo(
+            f"Sets: {', '.join(state.name for state in await firewall.states())}."
+        )
         if settings.drop_rule == "manual":
-            typer.echo("The rule is left to you: the setting AMIWATCH_DROP_RULE is 'manual'.")
+            typer.echo(
+                "The rule is left to you: the setting AMIWATCH_DROP_RULE is 'manual'."
+            )
             return
         await DropRule(settings.set_name).install(Scope.parse(settings.ports))
-        typer.echo(f"Rule: packets of banned addresses are dropped ({_ports(Scope.parse(settings.ports))}).")
+        typer.echo(
+            f"Rule: packets of banned addresses are dropped ({_ports(Scope.parse(settings.ports))})."
+        )
 
 
 @app.command()
@@ -63,7 +73,10 @@ async def _remove(settings: Settings, *, is_sure: bool) -> None:
     async with _sets(settings) as firewall:
         banned = sum(state.count for state in await firewall.states())
         if banned:
-            confirm(f"{counted(banned, 'ban')} will be dropped no longer. Go on?", is_sure=is_sure)
+            confirm(
+                f"{counted(banned, 'ban')} will be dropped no longer. Go on?",
+                is_sure=is_sure,
+            )
         await DropRule(settings.set_name).remove()
         typer.echo("The rule is removed.")
         # Only ipset makes sets of its own that outlive it.
@@ -87,20 +100,42 @@ def _warn_of_daemon(settings: Settings) -> None:
 @app.command()
 def show(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object.")
+    ] = False,
 ) -> None:
-    """Show the sets, the rule, and how many packets were dropped. Needs root."""
+    """
+    Show the sets, the rule, and how many packets were dropped.
+
+    Needs root. The exit code is 1 if nothing is dropped for want of a rule.
+    """
     settings = context.obj.settings()
     if settings.firewall == "none":
         typer.echo(json.dumps({"sets": [], "rules": []}) if as_json else DRY_RUN)
         return
     states, rule = asyncio.run(_read(settings))
     if as_json:
-        rules = [{**asdict(one), "is_present": one.is_present, "packets": one.packets} for one in rule.families]
-        typer.echo(json.dumps({"sets": [asdict(state) for state in states], "rules": rules}, indent=2))
-        return
-    for line in _lines(states, rule, Scope.parse(settings.ports)):
-        typer.echo(line)
+        rules = [
+            {**asdict(one), "is_present": one.is_present, "packets": one.packets}
+            for one in rule.families
+        ]
+        typer.echo(
+            json.dumps(
+                {"sets": [asdict(state) for state in states], "rules": rules}, indent=2
+            )
+        )
+    else:
+        for line in _lines(states, rule, settings):
+            typer.echo(line)
+    if not _is_dropping(states, rule, settings):
+        raise typer.Exit(Refusal.exit_code)
+
+
+def _is_dropping(states: list[SetState], rule: RuleState, settings: Settings) -> bool:
+    """Tell whether each set is used by a rule: by ours, or by the administrator's where it is left to him."""
+    if settings.drop_rule == "manual":
+        return bool(states) and all(state.references for state in states)
+    return rule.is_present
 
 
 async def _read(settings: Settings) -> tuple[list[SetState], RuleState]:
@@ -108,39 +143,53 @@ async def _read(settings: Settings) -> tuple[list[SetState], RuleState]:
         return await firewall.states(), await DropRule(settings.set_name).show()
 
 
-def _lines(states: list[SetState], rule: RuleState, scope: Scope) -> Iterator[str]:
+def _lines(
+    states: list[SetState], rule: RuleState, settings: Settings
+) -> Iterator[str]:
     if not states:
         yield "There are no sets: amiwatch firewall install"
     for state in states:
         used = counted(state.references, "rule")
         yield f"set {state.name:<12} {state.count} of {state.capacity} entries, used by {used}"
     for one in rule.families:
-        yield from _rule_lines(one, scope)
+        yield from _rule_lines(one, settings)
 
 
-def _rule_lines(one: FamilyRule, scope: Scope) -> Iterator[str]:
-    name = f"rule IPv{one.family:<11}"
+def _rule_lines(one: FamilyRule, settings: Settings) -> Iterator[str]:
+    name, scope = f"rule IPv{one.family:<11}", Scope.parse(settings.ports)
+    if not one.is_present and settings.drop_rule == "manual":
+        yield f"{name} left to you: the setting AMIWATCH_DROP_RULE is 'manual'"
+        return
     if not one.is_present:
         yield f"{name} {strong('missing', 'red')}: nothing is dropped (amiwatch firewall install)"
         return
-    place = "first" if one.position == 1 else f"number {one.position}: rules before it may accept"
+    place = (
+        "first"
+        if one.position == 1
+        else f"number {one.position}: rules before it may accept"
+    )
     yield f"{name} in raw PREROUTING, {place}; {counted(one.packets, 'packet')}, {one.octets} bytes dropped"
     for drop in one.drops:
         where = f"{drop.protocol} {drop.ports}" if drop.protocol else "everything"
-        yield f"{'':<16}   {where:<40} {drop.packets} packets"
+        yield f"{'':<16}   {where:<40} {counted(drop.packets, 'packet')}"
     if not one.covers(scope):
         yield f"{'':<16}   not what AMIWATCH_PORTS says ({_ports(scope)}): amiwatch firewall install"
 
 
 def _ports(scope: Scope) -> str:
-    return "; ".join(f"{protocol} {ports}" if protocol else "all ports" for protocol, ports in scope.matches())
+    return "; ".join(
+        f"{protocol} {ports}" if protocol else "all ports"
+        for protocol, ports in scope.matches()
+    )
 
 
 @asynccontextmanager
 async def _sets(settings: Settings) -> AsyncIterator[Firewall]:
     from amiwatch.firewall.table import make_firewall
 
-    firewall = make_firewall(settings.firewall, prefix=settings.set_name, maxelem=settings.set_size)
+    firewall = make_firewall(
+        settings.firewall, prefix=settings.set_name, maxelem=settings.set_size
+    )
     try:
         yield firewall
     finally:

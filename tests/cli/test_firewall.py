@@ -33,6 +33,7 @@ def test_a_dry_run_has_nothing_to_install(call):
 def test_what_is_installed_is_shown_and_removed(kernel):
     assert kernel("firewall", "install").exit_code == 0
     assert kernel("firewall", "install").exit_code == 0
+    assert kernel("firewall", "show").exit_code == 0
     shown = kernel("firewall", "show").stdout
     assert "set cli4         0 of 1000000 entries, used by 2 rules" in shown
     assert "in raw PREROUTING, first; 0 packets" in shown
@@ -40,9 +41,11 @@ def test_what_is_installed_is_shown_and_removed(kernel):
     assert {one["name"] for one in state["sets"]} == {"cli4", "cli6"}
     assert all(rule["is_present"] for rule in state["rules"])
     assert kernel("firewall", "remove").exit_code == 0
-    shown = kernel("firewall", "show").stdout
-    assert "There are no sets" in shown
-    assert "missing: nothing is dropped" in shown
+    result = kernel("firewall", "show")
+    assert result.exit_code == 1
+    assert "There are no sets" in result.stdout
+    assert "missing: nothing is dropped" in result.stdout
+    assert kernel("firewall", "show", "--json").exit_code == 1
 
 
 @pytest.mark.kernel
@@ -73,6 +76,16 @@ def test_bans_are_not_removed_without_a_yes(kernel):
 def test_a_rule_that_is_left_to_the_administrator_is_not_placed(kernel):
     assert "left to you" in kernel("firewall", "install", AMIWATCH_DROP_RULE="manual").stdout
     assert not any(rule["is_present"] for rule in json.loads(kernel("firewall", "show", "--json").stdout)["rules"])
+    shown = kernel("firewall", "show", AMIWATCH_DROP_RULE="manual")
+    assert shown.exit_code == 1
+    assert "left to you" in shown.stdout
+    use = ["PREROUTING", "-t", "raw", "-m", "set", "--match-set"]
+    for number, program in ((4, "iptables"), (6, "ip6tables")):
+        subprocess.run([program, "-A", *use, f"cli{number}", "src", "-j", "DROP"], check=True)
+    shown = kernel("firewall", "show", AMIWATCH_DROP_RULE="manual")
+    for number, program in ((4, "iptables"), (6, "ip6tables")):
+        subprocess.run([program, "-D", *use, f"cli{number}", "src", "-j", "DROP"], check=True)
+    assert shown.exit_code == 0
 
 
 @pytest.mark.kernel
@@ -90,6 +103,8 @@ def test_a_request_that_the_kernel_refuses_is_withdrawn(kernel, path):
     assert "is not ours to use" in result.stderr
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT state FROM request_audit").fetchall() == [("refused",)]
+    assert kernel("firewall", "remove").exit_code == 69
+    subprocess.run(["ipset", "destroy", "cli4"], check=True)
 
 
 @pytest.mark.kernel
