@@ -23,13 +23,9 @@ if TYPE_CHECKING:
     from amiwatch.config import Settings
     from amiwatch.firewall.ipset import IpsetFirewall
 
-DRY_RUN = (
-    "The setting AMIWATCH_FIREWALL is 'none', a dry run: there are no sets and no rule."
-)
+DRY_RUN = "The setting AMIWATCH_FIREWALL is 'none', a dry run: there are no sets and no rule."
 
-app = typer.Typer(
-    no_args_is_help=True, help="Place, remove or show sets and drop rule."
-)
+app = typer.Typer(no_args_is_help=True, help="Place, remove or show sets and drop rule.")
 
 
 @app.command()
@@ -45,18 +41,12 @@ def install(context: typer.Context) -> None:
 async def _install(settings: Settings) -> None:
     async with _sets(settings) as firewall:
         await firewall.open()
-        typer.echo(
-            f"Sets: {', '.join(state.name for state in await firewall.states())}."
-        )
+        typer.echo(f"Sets: {', '.join(state.name for state in await firewall.states())}.")
         if settings.drop_rule == "manual":
-            typer.echo(
-                "The rule is left to you: the setting AMIWATCH_DROP_RULE is 'manual'."
-            )
+            typer.echo("The rule is left to you: the setting AMIWATCH_DROP_RULE is 'manual'.")
             return
         await DropRule(settings.set_name).install(Scope.parse(settings.ports))
-        typer.echo(
-            f"Rule: packets of banned addresses are dropped ({_ports(Scope.parse(settings.ports))})."
-        )
+        typer.echo(f"Rule: packets of banned addresses are dropped ({_ports(Scope.parse(settings.ports))}).")
 
 
 @app.command()
@@ -73,10 +63,7 @@ async def _remove(settings: Settings, *, is_sure: bool) -> None:
     async with _sets(settings) as firewall:
         banned = sum(state.count for state in await firewall.states())
         if banned:
-            confirm(
-                f"{counted(banned, 'ban')} will be dropped no longer. Go on?",
-                is_sure=is_sure,
-            )
+            confirm(f"{counted(banned, 'ban')} will be dropped no longer. Go on?", is_sure=is_sure)
         await DropRule(settings.set_name).remove()
         typer.echo("The rule is removed.")
         # Only ipset makes sets of its own that outlive it.
@@ -100,9 +87,7 @@ def _warn_of_daemon(settings: Settings) -> None:
 @app.command()
 def show(
     context: typer.Context,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """
     Show the sets, the rule, and how many packets were dropped.
@@ -115,15 +100,8 @@ def show(
         return
     states, rule = asyncio.run(_read(settings))
     if as_json:
-        rules = [
-            {**asdict(one), "is_present": one.is_present, "packets": one.packets}
-            for one in rule.families
-        ]
-        typer.echo(
-            json.dumps(
-                {"sets": [asdict(state) for state in states], "rules": rules}, indent=2
-            )
-        )
+        rules = [{**asdict(one), "is_present": one.is_present, "packets": one.packets} for one in rule.families]
+        typer.echo(json.dumps({"sets": [asdict(state) for state in states], "rules": rules}, indent=2))
     else:
         for line in _lines(states, rule, settings):
             typer.echo(line)
@@ -143,9 +121,7 @@ async def _read(settings: Settings) -> tuple[list[SetState], RuleState]:
         return await firewall.states(), await DropRule(settings.set_name).show()
 
 
-def _lines(
-    states: list[SetState], rule: RuleState, settings: Settings
-) -> Iterator[str]:
+def _lines(states: list[SetState], rule: RuleState, settings: Settings) -> Iterator[str]:
     if not states:
         yield "There are no sets: amiwatch firewall install"
     for state in states:
@@ -163,11 +139,7 @@ def _rule_lines(one: FamilyRule, settings: Settings) -> Iterator[str]:
     if not one.is_present:
         yield f"{name} {strong('missing', 'red')}: nothing is dropped (amiwatch firewall install)"
         return
-    place = (
-        "first"
-        if one.position == 1
-        else f"number {one.position}: rules before it may accept"
-    )
+    place = "first" if one.position == 1 else f"number {one.position}: rules before it may accept"
     yield f"{name} in raw PREROUTING, {place}; {counted(one.packets, 'packet')}, {one.octets} bytes dropped"
     for drop in one.drops:
         where = f"{drop.protocol} {drop.ports}" if drop.protocol else "everything"
@@ -177,19 +149,14 @@ def _rule_lines(one: FamilyRule, settings: Settings) -> Iterator[str]:
 
 
 def _ports(scope: Scope) -> str:
-    return "; ".join(
-        f"{protocol} {ports}" if protocol else "all ports"
-        for protocol, ports in scope.matches()
-    )
+    return "; ".join(f"{protocol} {ports}" if protocol else "all ports" for protocol, ports in scope.matches())
 
 
 @asynccontextmanager
 async def _sets(settings: Settings) -> AsyncIterator[Firewall]:
     from amiwatch.firewall.table import make_firewall
 
-    firewall = make_firewall(
-        settings.firewall, prefix=settings.set_name, maxelem=settings.set_size
-    )
+    firewall = make_firewall(settings.firewall, prefix=settings.set_name, maxelem=settings.set_size)
     try:
         yield firewall
     finally:
