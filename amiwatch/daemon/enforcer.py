@@ -20,7 +20,7 @@ from time import perf_counter
 
 from amiwatch.errors import FirewallError, FirewallPermission
 from amiwatch.firewall.base import MAX_TIMEOUT, Entry, Firewall
-from amiwatch.firewall.rule import DropRule
+from amiwatch.firewall.rule import Rule
 from amiwatch.firewall.scope import Scope
 from amiwatch.judgement.ledger import Ledger
 from amiwatch.judgement.values import Ban, IPNetwork
@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 FULL_LISTING = 600.0
 """Seconds between two full comparisons, which also find entries that were swapped one for one and timeouts that
 somebody changed; between them only the numbers of entries are compared, which costs microseconds."""
+
+RULE_TIME = 2.5
+"""Seconds between two looks at the drop rule, where that is allowed: two programs that take some milliseconds each."""
 
 REARM = 3600.0
 """A kernel timeout may be this much shorter, in seconds, than we want before it is set again."""
@@ -74,7 +77,7 @@ class Enforcer:
         adopted: Callable[[IPNetwork, int | None], Awaitable[bool]],
         evicted: Callable[[IPNetwork], None],
         is_enforcing: bool = True,
-        rule: DropRule | None = None,
+        rule: Rule | None = None,
         scope: Scope | None = None,
     ) -> None:
         self.firewall = firewall
@@ -102,6 +105,7 @@ class Enforcer:
         self._listed_at = 0.0
         self._mismatches = 0
         self._is_rule_said = False
+        self._rule_checked_at = 0.0
         self._needless: set[int] = set()
         """Families that need no rule here."""
 
@@ -224,7 +228,8 @@ class Enforcer:
                 await self._restore()
             elif self._is_suspicious(sum(state.count for state in states)):
                 await self._restore()
-            if {state.family for state in states if not state.references} - self._needless:
+            is_unused = bool({state.family for state in states if not state.references} - self._needless)
+            if is_unused or perf_counter() - self._rule_checked_at > RULE_TIME:
                 await self._check_rule()
             if self.has_trouble:
                 log.warning("firewall works again backend=%s", self.firewall.name)
@@ -304,25 +309,28 @@ class Enforcer:
             log.warning("entries taken out of the kernel: observe mode blocks nothing count=%d", len(networks))
 
     async def _check_rule(self) -> None:
-        """Place the drop rule, or say that it is missing; without it nothing is dropped."""
+        """
+        Place the drop rule, or say that it is missing; without it nothing is dropped.
+
+        That a rule uses our sets is seen by anybody; whether packets still get to it, only by who may place it.
+        """
         if self.firewall.name == "none" or not self.is_enforcing:
             return
-        if not await self._unused():
-            self._is_rule_said = False
-            return
+        self._rule_checked_at = perf_counter()
         if self._rule is not None:
             try:
                 await self._rule.install(self._scope)
-            except FirewallPermission:
-                self._rule = None  # asking again every second would change nothing
+            except FirewallPermission as error:
+                # Asking again every few seconds would change nothing.
+                log.info("drop rule not looked at, only whether any rule uses our sets reason=%s", error)
+                self._rule = None
             else:
                 # A machine without IPv6 gets no rule for it, and needs none.
-                self._needless = await self._unused()
-                log.info("drop rule placed prefix=%s", self._rule.prefix)
-                return
-        if not self._is_rule_said:
-            self._is_rule_said = True
+                self._needless |= await self._unused()
+        is_missing = bool(await self._unused())
+        if is_missing and not self._is_rule_said:
             log.error("no rule uses our sets, so nothing is dropped: run 'amiwatch firewall install' as root")
+        self._is_rule_said = is_missing
 
     async def _unused(self) -> set[int]:
         """Return the families whose set no rule uses."""

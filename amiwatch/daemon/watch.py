@@ -35,14 +35,13 @@ from amiwatch.daemon.lock import only_one
 from amiwatch.daemon.petitions import Clerk
 from amiwatch.errors import ConfigurationError, StoreError
 from amiwatch.firewall.base import Firewall
-from amiwatch.firewall.rule import DropRule
 from amiwatch.firewall.scope import Scope
-from amiwatch.firewall.table import make_firewall
+from amiwatch.firewall.table import make_firewall, make_rule
 from amiwatch.judgement.judge import Judge
 from amiwatch.judgement.networks import key_network, source_key
 from amiwatch.judgement.reasons import duration
 from amiwatch.judgement.safe import PRIVATE
-from amiwatch.judgement.values import Alert, Ban, IPAddress, IPNetwork, SecurityEvent
+from amiwatch.judgement.values import TEXT_LIMIT, Alert, Ban, IPAddress, IPNetwork, SecurityEvent
 from amiwatch.notify import Listener
 from amiwatch.notify.systemd import ALIVE, READY, STOPPING, notify, reloading, status, watchdog_interval
 from amiwatch.store.reader import Reader
@@ -63,8 +62,11 @@ SLICE = 128
 TICK = 0.25
 """Seconds between two looks at requests and ends of bans; a person waits for the answer."""
 
-SAVE_TIME = 10.0
-"""Seconds between two handovers of sums and status to the store."""
+SAVE_TIME = 1.0
+"""Seconds between two handovers of sums and status to the store, while something happens."""
+
+SIGN_TIME = 10.0
+"""Seconds between two signs of life while nothing does."""
 
 REFRESH_TIME = 60.0
 """Seconds between two looks at the machine's own addresses and the allowlist's names."""
@@ -141,6 +143,9 @@ class Daemon:
         self._samples = 0
         self._strange = 0
         self._said_shed = 0
+        self._said_tainted = 0
+        self._saved_events = 0
+        self._saved_at = 0.0
         self._strange_store: bool | None = None
         self._is_acquainted = False
         """What the database knew at the start was taken over."""
@@ -163,7 +168,9 @@ class Daemon:
             adopted=self._adopt,
             evicted=self._evicted,
             is_enforcing=self.is_enforcing,
-            rule=DropRule(settings.set_name) if firewall is None and settings.drop_rule == "managed" else None,
+            rule=make_rule(self.firewall.name, settings.set_name)
+            if firewall is None and settings.drop_rule == "managed"
+            else None,
             scope=Scope.parse(settings.ports),
         )
 
@@ -255,9 +262,12 @@ class Daemon:
     def _judge_all(self, pbx: str, received: float, items: Iterator[Item]) -> None:
         judge, now = self.judge, self.now()
         judge.tally.pbx = pbx
+        is_debug = log.isEnabledFor(logging.DEBUG)
         for item in items:
             if type(item) is SecurityEvent:
                 self._strange = 0
+                if is_debug:
+                    log.debug("event pbx=%s %s", pbx, _brief(item))
                 for verdict in judge.see(item, now):
                     if type(verdict) is Ban:
                         self._banned(verdict, pbx, received)
@@ -453,10 +463,10 @@ class Daemon:
             self._listen_to(signal.SIGHUP, self.reload)
             async with self._opened_store() as store:
                 self._clerk = Clerk(self, store)
-                await self._remember(store)
+                has_bans = await self._is_learned(self._learn_bans(store))
                 async with self._opened_firewall(), asyncio.TaskGroup() as group:
-                    # After the bans, for a name server may be slow; before the first event, for nobody allowed is
-                    # banned.
+                    # After the bans, for they come first and a name server may be slow; before the first event.
+                    self._is_acquainted = await self._is_learned(self._learn_people(store)) and has_bans
                     await self.refresh_allowlist()
                     tasks = [group.create_task(work, name=name) for name, work in self._chores(store).items()]
                     for pbx in pbxs.values():
@@ -504,7 +514,8 @@ class Daemon:
         with only_one(self.settings.database, patience=COMMAND_TIME):
             async with self._opened_store() as store:
                 await self._remember(store)
-                async with self._opened_firewall(), asyncio.TaskGroup() as group:
+                is_ban = any(request.verb == "ban" for request in await store.pending_requests())
+                async with self._opened_firewall(is_needed=is_ban), asyncio.TaskGroup() as group:
                     await self.refresh_allowlist()
                     enforcing = group.create_task(self._enforcer.run(), name="enforcer")
                     await Clerk(self, store).look()
@@ -595,25 +606,30 @@ class Daemon:
         await self.refresh_allowlist()
 
     @asynccontextmanager
-    async def _opened_firewall(self) -> AsyncIterator[None]:
+    async def _opened_firewall(self, *, is_needed: bool = True) -> AsyncIterator[None]:
+        """Make the kernel drop what the ledger wants; if that is not needed, only ask for the rights."""
         try:
-            await self._enforcer.begin()
+            await (self._enforcer.begin() if is_needed else self.firewall.states())
             self.restored_after = self.now() - self.started_at
             yield
         finally:
             await self.firewall.close()
 
     async def _remember(self, store: Store, known: set[IPNetwork] | None = None) -> None:
-        """Take over what the database knows: bans (added to ``known``), offences, trust, the last sign of life."""
+        """Take over what the database knows; its bans are added to ``known``."""
+        has_bans = await self._is_learned(self._learn_bans(store, known))
+        self._is_acquainted = await self._is_learned(self._learn_people(store)) and has_bans
+
+    @staticmethod
+    async def _is_learned(learning: Awaitable[None]) -> bool:
         try:
-            await self._learn(store, known)
+            await learning
         except (StoreError, ValueError, LookupError) as error:  # the latter two: rows that we never wrote
             log.warning("database not read now, the banning goes on without it reason=%s", error)
-            self._is_acquainted = False
-        else:
-            self._is_acquainted = True
+            return False
+        return True
 
-    async def _learn(self, store: Store, known: set[IPNetwork] | None) -> None:
+    async def _learn_bans(self, store: Store, known: set[IPNetwork] | None = None) -> None:
         now, judge = self.now(), self.judge
         shift = self.now.utc(now) - now
         async for bans in store.active_ban_chunks(now + shift):
@@ -625,6 +641,11 @@ class Daemon:
                 if ban.is_enforced or not self.is_enforcing:
                     judge.ledger.put(ban.network, _end(ban.at, ban.until, now, shift))
             await asyncio.sleep(0)
+
+    async def _learn_people(self, store: Store) -> None:
+        """Take over offences, trust, and when our predecessor lived last."""
+        now, judge = self.now(), self.judge
+        shift = self.now.utc(now) - now
         for offender in await store.offenders(now + shift - 2 * judge.policy.decay):
             key = source_key(offender.network.network_address)
             judge.ladder.remember(key, offender.level, _end(offender.last_at, offender.until, now, shift) or now)
@@ -658,10 +679,13 @@ class Daemon:
     async def _save(self, store: Store) -> None:
         if self._strange_store is not None or (not self._is_acquainted and store.is_working):
             await self._make_acquaintance(store)
-        self._hand_over(store)
+        is_quiet = self.judge.counters.events == self._saved_events
+        if not is_quiet or perf_counter() - self._saved_at > SIGN_TIME:
+            self._hand_over(store)
 
     def _hand_over(self, store: Store) -> None:
         """Give sums, trust and status to the store."""
+        self._saved_events, self._saved_at = self.judge.counters.events, perf_counter()
         shift = self.now.utc(0.0)
         store.put_attempts(
             AttemptCount(
@@ -726,6 +750,10 @@ class Daemon:
         if self._samples > 1:
             log.warning("tampered blocks refused within a minute count=%d", self._samples)
         self._samples = 0
+        if self.judge.counters.tainted > self._said_tainted:
+            number = self.judge.counters.tainted - self._said_tainted
+            log.warning("events not believed, they came right behind a tampered block count=%d", number)
+        self._said_tainted = self.judge.counters.tainted
         if self.shed > self._said_shed:
             log.warning("events shed, too many waited count=%d", self.shed - self._said_shed)
         self._said_shed = self.shed
@@ -739,6 +767,13 @@ class Daemon:
         while interval is not None:
             notify(ALIVE)
             await asyncio.sleep(interval)
+
+
+def _brief(event: SecurityEvent) -> str:
+    return (
+        f"kind={event.kind} service={event.service} source={event.source} transport={event.transport} "
+        f"account={event.account[:TEXT_LIMIT]!r} session={event.session[:TEXT_LIMIT]!r} tainted={event.tainted}"
+    )
 
 
 def _end(at: float, until: float | None, now: float, shift: float) -> float | None:

@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -218,3 +219,43 @@ def test_packets_can_be_sent_at_all(wire: Wire) -> None:
         wire.send_from(ATTACKER, 5060, b"x")
         assert sip.recv(10) == b"x"
     assert socket.has_ipv6
+
+
+@pytest.mark.parametrize("harm", ["jump", "front"])
+async def test_a_rule_that_no_packet_gets_to_is_placed_again(watched: Start, wire: Wire, harm: str) -> None:
+    """The set is still used by our chain, so its count of references says that all is well."""
+    async with watched() as it:
+        await it.attack(ATTACKER)
+        await it.watcher.until_banned(f"{ATTACKER}/32")
+        change = ["-F", "PREROUTING"] if harm == "jump" else ["-I", "PREROUTING", "-p", "udp", "-j", "ACCEPT"]
+        for program in ("iptables", "ip6tables"):
+            subprocess.run([program, "-w", "-t", "raw", *change], check=True)
+        try:
+            assert arrives(wire, ATTACKER)
+            async with asyncio.timeout(5):
+                while arrives(wire, ATTACKER):  # noqa: ASYNC110 - see above
+                    await asyncio.sleep(0.2)
+        finally:
+            if harm == "front":
+                for program in ("iptables", "ip6tables"):
+                    subprocess.run([program, "-w", "-t", "raw", "-D", *change[1:]], check=True)
+
+
+async def test_other_ports_are_dropped_from_the_next_start_on(watched: Start, wire: Wire) -> None:
+    async with watched() as it:
+        await it.attack(ATTACKER)
+        await it.watcher.until_banned(f"{ATTACKER}/32")
+        assert arrives(wire, ATTACKER, port=2222)
+    async with watched(ports="all") as it:
+        assert not arrives(wire, ATTACKER, port=2222)
+
+
+async def test_what_happened_is_in_the_database_within_seconds(watched: Start, wire: Wire, tmp_path: Path) -> None:
+    async with watched() as it:
+        await it.attack(ATTACKER, count=2)
+        async with asyncio.timeout(5):
+            while True:  # the daemon tells nobody that it saved
+                with Reader(tmp_path / "amiwatch.db") as reader:
+                    if reader.count("attempts"):
+                        break
+                await asyncio.sleep(0.1)
