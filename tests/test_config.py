@@ -209,7 +209,7 @@ def test_all_mistakes_of_all_sources_are_said_at_once(mistakes, tmp_path):
         "keep = '1y'\n[ami]\nport = 0\ntsl = true\n",
         BAN_TIME="10x",
         AMI__SECRET=SECRET + "\r\n",
-        FIREWALL="nftables",
+        FIREWALL="pf",
         FOO="1",
     )
     env_file, toml = tmp_path / ".env", tmp_path / "amiwatch.toml"
@@ -220,7 +220,7 @@ def test_all_mistakes_of_all_sources_are_said_at_once(mistakes, tmp_path):
             f"{toml}: ami.tsl: there is no such setting; did you mean ami.tls?",
             f"{toml}: ami.port: 0 is out of range; write 1 to 65535",
             "AMIWATCH_AMI__SECRET: holds a line break or another control character; write it on one line",
-            "AMIWATCH_FIREWALL: 'nftables' is not known; write one of ipset, none",
+            "AMIWATCH_FIREWALL: 'pf' is not known; write one of ipset, nftables, auto, none",
             "AMIWATCH_BAN_TIME: '10x' is no duration; write 90, 10m, 24h or 7d",
             f"AMIWATCH_TRUST_TIME ({env_file}): 'soon' is no duration; write 90, 10m, 24h or 7d",
             f"{toml}: keep: '1y' is no duration; write 90, 10m, 24h or 7d",

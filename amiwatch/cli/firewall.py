@@ -16,12 +16,13 @@ from amiwatch.cli.changes import Yes, confirm
 from amiwatch.cli.text import complain, counted, strong
 from amiwatch.errors import Refusal, StoreError
 from amiwatch.firewall.base import Firewall, SetState
-from amiwatch.firewall.rule import DropRule, FamilyRule, RuleState
+from amiwatch.firewall.rule import FamilyRule, Rule, RuleState
 from amiwatch.firewall.scope import Scope
 
 if TYPE_CHECKING:
     from amiwatch.config import Settings
     from amiwatch.firewall.ipset import IpsetFirewall
+    from amiwatch.firewall.nftables import NftablesFirewall
 
 DRY_RUN = "The setting AMIWATCH_FIREWALL is 'none', a dry run: there are no sets and no rule."
 
@@ -45,7 +46,7 @@ async def _install(settings: Settings) -> None:
         if settings.drop_rule == "manual":
             typer.echo("The rule is left to you: the setting AMIWATCH_DROP_RULE is 'manual'.")
             return
-        await DropRule(settings.set_name).install(Scope.parse(settings.ports))
+        await _rule(settings, firewall).install(Scope.parse(settings.ports))
         typer.echo(f"Rule: packets of banned addresses are dropped ({_ports(Scope.parse(settings.ports))}).")
 
 
@@ -64,10 +65,10 @@ async def _remove(settings: Settings, *, is_sure: bool) -> None:
         banned = sum(state.count for state in await firewall.states())
         if banned:
             confirm(f"{counted(banned, 'ban')} will be dropped no longer. Go on?", is_sure=is_sure)
-        await DropRule(settings.set_name).remove()
+        await _rule(settings, firewall).remove()
         typer.echo("The rule is removed.")
-        # Only ipset makes sets of its own that outlive it.
-        await cast("IpsetFirewall", firewall).remove_sets()
+        # Those that drop have sets that outlive them; a dry run did not come this far.
+        await cast("IpsetFirewall | NftablesFirewall", firewall).remove_sets()
         typer.echo("The sets are removed.")
     _warn_of_daemon(settings)
 
@@ -118,7 +119,7 @@ def _is_dropping(states: list[SetState], rule: RuleState, settings: Settings) ->
 
 async def _read(settings: Settings) -> tuple[list[SetState], RuleState]:
     async with _sets(settings) as firewall:
-        return await firewall.states(), await DropRule(settings.set_name).show()
+        return await firewall.states(), await _rule(settings, firewall).show()
 
 
 def _lines(states: list[SetState], rule: RuleState, settings: Settings) -> Iterator[str]:
@@ -140,7 +141,7 @@ def _rule_lines(one: FamilyRule, settings: Settings) -> Iterator[str]:
         yield f"{name} {strong('missing', 'red')}: nothing is dropped (amiwatch firewall install)"
         return
     place = "first" if one.position == 1 else f"number {one.position}: rules before it may accept"
-    yield f"{name} in raw PREROUTING, {place}; {counted(one.packets, 'packet')}, {one.octets} bytes dropped"
+    yield f"{name} in {one.place}, {place}; {counted(one.packets, 'packet')}, {one.octets} bytes dropped"
     for drop in one.drops:
         where = f"{drop.protocol} {drop.ports}" if drop.protocol else "everything"
         yield f"{'':<16}   {where:<40} {counted(drop.packets, 'packet')}"
@@ -150,6 +151,14 @@ def _rule_lines(one: FamilyRule, settings: Settings) -> Iterator[str]:
 
 def _ports(scope: Scope) -> str:
     return "; ".join(f"{protocol} {ports}" if protocol else "all ports" for protocol, ports in scope.matches())
+
+
+def _rule(settings: Settings, firewall: Firewall) -> Rule:
+    from amiwatch.firewall.table import make_rule
+
+    rule = make_rule(firewall.name, settings.set_name)
+    assert rule is not None, "only a dry run has none"
+    return rule
 
 
 @asynccontextmanager

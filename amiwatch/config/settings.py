@@ -35,7 +35,7 @@ DELIMITER = "__"
 RULES = tuple(dict.fromkeys(rule.name for rules in POLICIES.values() for rule in rules))
 """The names of all rows of all policies."""
 
-FirewallName = Literal["ipset", "none"]
+FirewallName = Literal["ipset", "nftables", "auto", "none"]
 ModeName = Literal["enforce", "observe"]
 DropRule = Literal["managed", "manual"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -138,7 +138,8 @@ class Settings(BaseSettings):
     )
     firewall: Annotated[FirewallName, texts.one_of(get_args(FirewallName))] = Field(
         default="ipset",
-        description="`ipset` bans in the kernel's sets, `none` is a dry run that remembers bans and drops nothing.",
+        description="`ipset`: the kernel's sets and a rule of iptables. `nftables`: a table of its own. `auto`: what "
+        "works. `none`: a dry run, which drops nothing.",
     )
     mode: Annotated[ModeName, texts.one_of(get_args(ModeName))] = Field(
         default="enforce", description="`enforce` blocks; `observe` judges and records everything and blocks nothing."

@@ -19,13 +19,15 @@ from typing import NamedTuple
 from amiwatch.firewall.base import MAX_TIMEOUT, Entry
 from amiwatch.judgement.values import IPNetwork
 
-LIST, ADD, DELETE, TEST = 7, 9, 10, 11
+LIST, ADD, DELETE, TEST, HEADER, TYPE = 7, 9, 10, 11, 12, 13
 """Commands (``enum ipset_cmd``)."""
 
 MISSING = 2
 """ENOENT: no set of this name."""
 ABSENT = 4103
 """IPSET_ERR_EXIST: to a test, the element is not in the set."""
+NO_TYPE = 4098
+"""IPSET_ERR_FIND_TYPE: no sets of this kind."""
 FULL = 4352
 """IPSET_ERR_HASH_FULL: the set holds ``maxelem`` elements."""
 
@@ -140,6 +142,18 @@ def change(command: int, name: str, family: int, entries: Sequence[Entry], *, pr
 def question(name: str, family: int, network: IPNetwork, *, protocol: int) -> bytearray:
     """Ask whether a network is in a set; for a single address, whether any entry covers it."""
     return _request(TEST, name, _REQUEST | _ACK, _packed(family, network, None, 0), protocol=protocol)
+
+
+def header_question(name: str) -> bytes:
+    """Ask whether there is a set of this name, in words that every kernel knows."""
+    return bytes(_request(HEADER, name, _REQUEST, b"", protocol=6))
+
+
+def type_question() -> bytes:
+    """Ask whether there are hash:net sets, in words that every kernel knows; it loads the modules for them."""
+    body = struct.pack("=BBH", AF_INET, 0, 0) + _attribute(_PROTOCOL, b"\6")
+    body += _attribute(_TYPENAME, b"hash:net\0") + _attribute(_FAMILY, bytes([AF_INET]))
+    return _HEADER.pack(_HEADER.size + len(body), _SUBSYSTEM | TYPE, _REQUEST, 0, 0) + body
 
 
 def stamp(message: bytearray, sequence: int) -> None:

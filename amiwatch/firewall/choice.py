@@ -1,0 +1,88 @@
+"""What this machine can do: whether ipset and nftables work here, and which of them ``auto`` takes. Changes nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+from typing import NamedTuple
+
+from amiwatch.errors import FirewallError
+from amiwatch.firewall import ipset_wire, libnftables
+from amiwatch.firewall import nftables_wire as wire
+from amiwatch.firewall.names import set_name
+from amiwatch.firewall.nftables_socket import ANSWER_TIMEOUT, DATAGRAM, NftablesSocket
+from amiwatch.firewall.rule import PROGRAMS
+
+_NETFILTER = 12
+
+IPSET_FAULTS = {
+    errno.EPERM: "it can't be looked at without CAP_NET_ADMIN",
+    errno.EINVAL: "the kernel has no ip_set (EL 10: dnf install kernel-modules-extra)",
+    ipset_wire.NO_TYPE: "the kernel has no ip_set_hash_net",
+}
+
+
+class Choice(NamedTuple):
+    """A firewall, and why this one."""
+
+    kind: str
+    why: str
+
+
+def choose(prefix: str) -> Choice:
+    """Take what holds our bans already; else ipset where it works; else nftables."""
+    has_table, has_sets = _has_table(prefix), _ipset_code(ipset_wire.header_question(set_name(prefix, 4))) == 0
+    if has_table and not has_sets:
+        return Choice("nftables", f"the table 'inet {prefix}' is there already")
+    ipset, nftables = ipset_fault(), nftables_fault()
+    if not ipset:
+        return Choice("ipset", "the kernel has it, and iptables is there")
+    if not nftables:
+        return Choice("nftables", f"ipset does not work here: {ipset}")
+    return Choice("ipset", f"neither works here: {ipset}; {nftables}")
+
+
+def ipset_fault() -> str:
+    """Say why ipset does not work here; empty if it does."""
+    code = _ipset_code(ipset_wire.type_question())
+    if code:
+        return IPSET_FAULTS.get(code, f"the kernel answers with code {code}")
+    # As rule.py does: ordinary users have no sbin in their PATH.
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    if not shutil.which(PROGRAMS[4], path=path):
+        return f"there is no program {PROGRAMS[4]!r} for the rule"
+    return ""
+
+
+def nftables_fault() -> str:
+    """Say why nftables does not work here; empty if it does."""
+    try:
+        _has_table_of("amiwatch")
+    except FirewallError as error:
+        return str(error)
+    return libnftables.missing()
+
+
+def _has_table(prefix: str) -> bool:
+    try:
+        return _has_table_of(prefix)
+    except FirewallError:
+        return False
+
+
+def _has_table_of(prefix: str) -> bool:
+    with NftablesSocket(prefix) as table:
+        return any(True for _ in table.listed(wire.LIST_SETS))
+
+
+def _ipset_code(question: bytes) -> int:
+    """Ask the kernel's ipset one thing; return 0 or its code."""
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER) as netlink:
+            netlink.settimeout(ANSWER_TIMEOUT)
+            netlink.send(question)
+            return next(ipset_wire.answers(netlink.recv(DATAGRAM))).code
+    except OSError as exc:
+        return exc.errno or errno.EIO
