@@ -1,7 +1,9 @@
 """
 ``amiwatch check``: what is right, what is wrong, and what to do; one line for each.
 
-Rule: nothing is changed. What can't be looked at for lack of rights is said, and is no fault.
+Rule 1: nothing is changed. What can't be looked at for lack of rights is said, and is no fault.
+
+Rule 2: whatever is wrong has its "what to do".
 """
 
 from __future__ import annotations
@@ -9,26 +11,38 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import json
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from amiwatch.cli.asking import is_alive
+from amiwatch.cli.asking import is_alive, living
 from amiwatch.cli.running import USUAL_DATABASE
 from amiwatch.cli.text import counted, iso, strong, visible, wrapped
-from amiwatch.errors import AmiError, ConfigurationError, FirewallError, FirewallPermission, StoreError
+from amiwatch.errors import (
+    AmiError,
+    AmiLoginRefused,
+    AmiPeerUnknown,
+    ConfigurationError,
+    FirewallError,
+    FirewallPermission,
+    StoreCorrupt,
+    StoreError,
+    StoreUnavailable,
+)
 from amiwatch.store import schema
 from amiwatch.store.reader import Reader
 
 if TYPE_CHECKING:
     from amiwatch.ami.client import ProbeResult
     from amiwatch.config import AmiSettings, Settings
-    from amiwatch.firewall.base import Firewall, SetState
+    from amiwatch.firewall.base import SetState
     from amiwatch.firewall.rule import FamilyRule
 
 CAP_NET_ADMIN = 12
@@ -46,8 +60,12 @@ NEARLY_FULL = 0.9
 OLD_PJPROJECT = {13: "every release", 16: "before 16.26", 18: "before 18.12", 19: "before 19.4"}
 """Releases of Asterisk whose bundled pjproject (before 2.12) lets strangers forge whole events (Asterisk facts)."""
 
-_IPSET_TO_DO = (
-    "Debian: apt-get install ipset; Red Hat: dnf install kernel-modules-extra ipset; or AMIWATCH_FIREWALL=auto"
+
+CORRECT_IT = "correct it where it stands; .env.example in the source names every setting"
+
+RESCUE_IT = (
+    "'amiwatch run' sets it aside, deletes nothing and begins a new one; docs/database.md tells how to rescue what is "
+    "in the old one"
 )
 
 
@@ -117,9 +135,11 @@ async def _findings(read: Callable[[], Settings]) -> AsyncIterator[Finding]:
         settings = read()
     except ConfigurationError as error:
         for mistake in error.mistakes:
-            yield Finding("settings", Mark.BAD, mistake, code=error.exit_code)
+            yield Finding("settings", Mark.BAD, mistake, CORRECT_IT, error.exit_code)
         return
     for finding in _settings(settings):
+        yield finding
+    for finding in await _names(settings):
         yield finding
     for pbx in settings.pbxs().values():
         for finding in await _ami(pbx):
@@ -139,7 +159,7 @@ def _settings(settings: Settings) -> Iterator[Finding]:
         settings.require_ami()
     except ConfigurationError as error:
         for mistake in error.mistakes:
-            yield Finding("settings", Mark.BAD, mistake, code=error.exit_code)
+            yield Finding("settings", Mark.BAD, mistake, CORRECT_IT, error.exit_code)
     else:
         yield Finding("settings", Mark.GOOD, f"read; policy {settings.policy}, mode {settings.mode}")
     if settings.mode == "observe":
@@ -155,17 +175,59 @@ def _settings(settings: Settings) -> Iterator[Finding]:
         )
 
 
+async def _names(settings: Settings) -> list[Finding]:
+    """Look the names of the allowlist up, for one without an address protects nobody."""
+    from amiwatch.daemon.host import resolve
+
+    # It warns in the log of the daemon; here the finding says it.
+    logging.getLogger("amiwatch.daemon.host").addHandler(logging.NullHandler())
+    names = list(dict.fromkeys([*settings.allowlist.names, *_allowed_names(settings.database)]))
+    found = await asyncio.gather(*map(resolve, names))
+    lost = [name for name, addresses in zip(names, found, strict=True) if not addresses]
+    to_do = "correct the name, or mend the name server (/etc/resolv.conf); an address instead of a name needs neither"
+    wrong = [
+        Finding("allowlist", Mark.BAD, f"{name!r} has no address now, so it protects nobody", to_do, 78)
+        for name in lost
+    ]
+    if names and not lost:
+        return [Finding("allowlist", Mark.GOOD, f"{counted(len(names), 'name')} looked up")]
+    return wrong
+
+
+def _allowed_names(path: Path) -> list[str]:
+    """Return the names that were allowed by hand; none where the database can't be read, which has its own line."""
+    from amiwatch.config.texts import network_or_name
+
+    with suppress(StoreError, ValueError), Reader(path) as reader:
+        targets = [network_or_name(entry.target) for entry in reader.allowlist(time.time())]
+        return [target for target in targets if isinstance(target, str)]
+    return []
+
+
 async def _ami(pbx: AmiSettings) -> list[Finding]:
     from amiwatch.ami.client import probe
     from amiwatch.daemon.watch import link_of
 
     if pbx.secret is None:
-        return [Finding("ami", Mark.BAD, f"{pbx.name}: no secret is set, so it is not tried", code=78)]
+        to_do = f"set the secret of [{pbx.username}] in manager.conf"
+        return [Finding("ami", Mark.BAD, f"{pbx.name}: no secret is set, so it is not tried", to_do, 78)]
     try:
         result = await probe(link_of(pbx))
     except AmiError as error:
-        return [Finding("ami", Mark.BAD, f"{pbx.name}: {error}", code=error.exit_code)]
+        return [Finding("ami", Mark.BAD, f"{pbx.name}: {error}", _way_in(pbx, error), error.exit_code)]
     return list(_probed(pbx, result))
+
+
+def _way_in(pbx: AmiSettings, error: AmiError) -> str:
+    """Say what to do about a manager that can't be reached or does not let us in."""
+    if isinstance(error, AmiLoginRefused):
+        return f"compare name, secret and permit with [{pbx.username}] in manager.conf; then 'manager reload'"
+    if isinstance(error, AmiPeerUnknown):
+        return "set host and port to those of [general] in manager.conf (5038, with TLS 5039)"
+    return (
+        "see that Asterisk runs, and that [general] in manager.conf has enabled = yes, and bindaddr and port as they "
+        "are set here; then 'manager reload'"
+    )
 
 
 def _probed(pbx: AmiSettings, result: ProbeResult) -> Iterator[Finding]:
@@ -233,35 +295,23 @@ async def _kernel(settings: Settings) -> list[Finding]:
         ]
     if not has_net_admin():
         return []
+    states, found = await _sets(settings)
+    return [*found, *await _rule(settings, states)]
+
+
+async def _sets(settings: Settings) -> tuple[list[SetState], list[Finding]]:
     from amiwatch.firewall.table import make_firewall
 
     firewall = make_firewall(settings.firewall, prefix=settings.set_name, maxelem=settings.set_size)
-    states, found = await _sets(firewall)
-    return [*_abilities(firewall.name), *found, *await _rule(settings, firewall.name, states)]
-
-
-def _abilities(chosen: str) -> Iterator[Finding]:
-    """Say of each backend whether it works here, whichever the settings name."""
-    from amiwatch.firewall.choice import ipset_fault, nftables_fault
-
-    for name, fault in (("ipset", ipset_fault()), ("nftables", nftables_fault())):
-        use = ", and is what bans here" if name == chosen else f" (AMIWATCH_FIREWALL={name})"
-        if fault:
-            yield Finding(name, Mark.DOUBT, f"does not work here: {fault}")
-        else:
-            yield Finding(name, Mark.GOOD, f"works here{use}")
-
-
-async def _sets(firewall: Firewall) -> tuple[list[SetState], list[Finding]]:
     try:
         states = await firewall.states()
     except FirewallError as error:
-        to_do = "" if firewall.name == "nftables" else _IPSET_TO_DO
+        to_do = "Debian: apt-get install ipset; Red Hat: dnf install kernel-modules-extra ipset"
         return [], [Finding("sets", Mark.BAD, str(error), to_do, error.exit_code)]
     finally:
         await firewall.close()
     if len(states) < 2:
-        to_do = "'amiwatch firewall install' or 'amiwatch run' makes them"
+        to_do = "'amiwatch run' makes them"
         return states, [Finding("sets", Mark.DOUBT, "not made yet", to_do)]
     return states, [_filled(state) for state in states]
 
@@ -273,20 +323,27 @@ def _filled(state: SetState) -> Finding:
     return Finding("sets", Mark.BAD, text, "raise AMIWATCH_SET_SIZE: a full set gives bans up early")
 
 
-async def _rule(settings: Settings, kind: str, states: list[SetState]) -> list[Finding]:
-    from amiwatch.firewall.table import make_rule
+async def _rule(settings: Settings, states: list[SetState]) -> list[Finding]:
+    from amiwatch.firewall.rule import DropRule
 
-    rule = make_rule(kind, settings.set_name)
-    if rule is None or settings.drop_rule == "manual":
-        return [_used(state) for state in states]
+    if settings.drop_rule == "manual":
+        return _all_used(states)
     try:
-        state = await rule.show()
+        state = await DropRule(settings.set_name).show()
     except FirewallPermission:
         # iptables wants CAP_NET_RAW too; but that a rule uses the sets, the sets tell.
-        return [_used(state) for state in states]
+        return _all_used(states)
     except FirewallError as error:
-        return [Finding("rule", Mark.BAD, str(error), code=error.exit_code)]
+        to_do = "mend that, then 'amiwatch firewall install' as root"
+        return [Finding("rule", Mark.BAD, str(error), to_do, error.exit_code)]
     return [_placed(settings, one) for one in state.families]
+
+
+def _all_used(states: list[SetState]) -> list[Finding]:
+    if states:
+        return [_used(state) for state in states]
+    text = "none can use sets that are not made yet, so nothing is dropped"
+    return [Finding("rule", Mark.BAD, text, "'amiwatch firewall install' as root; then place your rule", 69)]
 
 
 def _used(state: SetState) -> Finding:
@@ -299,18 +356,31 @@ def _used(state: SetState) -> Finding:
 def _placed(settings: Settings, one: FamilyRule) -> Finding:
     from amiwatch.firewall.scope import Scope
 
-    to_do = "amiwatch firewall install"
     if not one.is_present:
-        mark = Mark.BAD if settings.mode == "enforce" else Mark.DOUBT
-        return Finding("rule", mark, f"IPv{one.family}: missing, so nothing is dropped", to_do, 69)
+        return _missing_rule(settings, one)
+    to_do = "amiwatch firewall install"
     if not one.covers(Scope.parse(settings.ports)):
         text = f"IPv{one.family}: does not drop what AMIWATCH_PORTS={settings.ports} says"
         return Finding("rule", Mark.BAD, text, to_do, 69)
     if one.position != 1:
-        text = f"IPv{one.family}: number {one.position} in {one.place}; rules before it may accept"
+        text = f"IPv{one.family}: number {one.position} in raw PREROUTING; rules before it may accept"
         return Finding("rule", Mark.DOUBT, text, to_do)
-    text = f"IPv{one.family}: first in {one.place}, {counted(one.packets, 'packet')} dropped"
+    text = f"IPv{one.family}: first in raw PREROUTING, {counted(one.packets, 'packet')} dropped"
     return Finding("rule", Mark.GOOD, text)
+
+
+def _missing_rule(settings: Settings, one: FamilyRule) -> Finding:
+    """Only where a daemon runs that ought to have placed it, is it wrong: who may look at it may place it, too."""
+    text = f"IPv{one.family}: missing, so nothing is dropped"
+    if settings.mode == "enforce" and _is_watched(settings.database):
+        return Finding("rule", Mark.BAD, text, "amiwatch firewall install", 69)
+    return Finding("rule", Mark.DOUBT, text, "'amiwatch run' places it, as root; so does 'amiwatch firewall install'")
+
+
+def _is_watched(path: Path) -> bool:
+    with suppress(StoreError):
+        return living(path) is not None
+    return False
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
@@ -322,7 +392,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
         with Reader(path) as reader:
             status, bans = reader.status(), reader.count("bans")
     except StoreError as error:
-        yield Finding("database", Mark.BAD, str(error), code=error.exit_code)
+        yield Finding("database", Mark.BAD, str(error), _remedy(error), error.exit_code)
         return
     size = sum(part.stat().st_size for part in _parts(path))
     text = f"{path}: version {len(schema.migrations())}, {size / 1e6:.1f} MB, {counted(bans, 'ban')}"
@@ -334,6 +404,14 @@ def _database(settings: Settings) -> Iterator[Finding]:
         yield Finding("daemon", Mark.DOUBT, "does not run", "amiwatch run")
     else:
         yield Finding("daemon", Mark.GOOD, f"runs (pid {status.pid}), last sign of life {iso(status.heartbeat_at)}")
+
+
+def _remedy(error: StoreError) -> str:
+    if isinstance(error, StoreCorrupt):
+        return RESCUE_IT
+    if isinstance(error, StoreUnavailable):
+        return "mend that; a daemon that runs bans on meanwhile, and records it later"
+    return "mend that, or set AMIWATCH_DATABASE to another file"
 
 
 def _parts(path: Path) -> list[Path]:

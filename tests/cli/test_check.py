@@ -1,10 +1,14 @@
 import asyncio
 import json
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 
+from amiwatch.store.records import AllowEntry, Status
+from amiwatch.store.writer import Store
 from amiwatch.testing.asterisk import FakeAsterisk, User
 
 
@@ -97,12 +101,68 @@ async def test_a_database_without_a_place_is_bad(check, fake_asterisk, tmp_path)
     assert (await check(fake_asterisk, AMIWATCH_DATABASE=str(junk)))[0] == 74
 
 
+async def test_a_name_of_the_allowlist_without_an_address_is_bad(check, fake_asterisk, path):
+    code, text, findings = await check(fake_asterisk, AMIWATCH_ALLOWLIST="localhost")
+    assert (code, bad(findings)) == (0, [])
+    assert "✓ allowlist 1 name looked up" in text
+    async with await Store.open(path) as store:
+        store.put_allow(AllowEntry("office.invalid", "", time.time(), None, "alice"))
+        await store.flush()
+    code, text, findings = await check(fake_asterisk, AMIWATCH_ALLOWLIST="localhost")
+    assert (code, bad(findings)) == (78, ["allowlist"])
+    assert "'office.invalid' has no address now" in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "to_do"),
+    [
+        ({"AMIWATCH_MODE": "maybe"}, "correct it where it stands"),
+        ({"AMIWATCH_AMI__SECRET": ""}, "set the secret of [amiwatch] in manager.conf"),
+        ({"AMIWATCH_AMI__SECRET": "wrong"}, "compare name, secret and permit with [amiwatch]"),
+        ({"AMIWATCH_AMI__HOST": "127.0.0.2"}, "see that Asterisk runs"),
+        ({"AMIWATCH_DATABASE": "junk.db"}, "'amiwatch run' sets it aside"),
+        ({"AMIWATCH_DATABASE": "."}, "set AMIWATCH_DATABASE to another file"),
+        ({"AMIWATCH_DATABASE": "nowhere/a.db"}, "make the directory"),
+    ],
+)
+async def test_whatever_is_wrong_comes_with_what_to_do(check, fake_asterisk, tmp_path, settings, to_do):
+    (tmp_path / "junk.db").write_bytes(b"no database at all" * 100)
+    code, _, findings = await check(fake_asterisk, **settings)
+    wrong = [one["to_do"] for one in findings if one["mark"] == "bad"]
+    assert code != 0
+    assert all(wrong)
+    assert to_do in " ".join(wrong)
+
+
+async def test_what_answers_and_is_no_asterisk_comes_with_what_to_do(check, fake_asterisk):
+    fake_asterisk.banner = b"SSH-2.0-OpenSSH_9.2\r\n"
+    code, text, _ = await check(fake_asterisk)
+    assert code == 76
+    assert "→ set host and port" in text
+
+
 @pytest.mark.kernel
-async def test_a_missing_rule_is_bad_where_something_ought_to_be_dropped(check, fake_asterisk):
+async def test_a_fresh_machine_has_nothing_to_mend_where_the_daemon_places_its_rule(check, fake_asterisk):
+    settings = {"AMIWATCH_FIREWALL": "ipset", "AMIWATCH_SET_NAME": "clicheck"}
+    code, text, findings = await check(fake_asterisk, **settings)
+    assert (code, bad(findings)) == (0, [])
+    assert "! rule      IPv4: missing" in text
+    assert "'amiwatch run' places it" in text
+    assert "'amiwatch run' makes them" in text
+    code, text, findings = await check(fake_asterisk, **settings, AMIWATCH_DROP_RULE="manual")
+    assert (code, bad(findings)) == (69, ["rule"])
+    assert "then place your rule" in text
+
+
+@pytest.mark.kernel
+async def test_a_rule_that_is_missing_while_the_daemon_runs_is_bad(check, fake_asterisk, path):
+    async with await Store.open(path) as store:
+        store.put_status(Status(os.getpid(), time.time(), time.time(), "enforce", "0", "ipset", {}))
+        await store.flush()
     settings = {"AMIWATCH_FIREWALL": "ipset", "AMIWATCH_SET_NAME": "clicheck"}
     code, text, findings = await check(fake_asterisk, **settings)
     assert (code, set(bad(findings))) == (69, {"rule"})
-    assert "amiwatch firewall install" in text
+    assert "→ amiwatch firewall install" in text
     assert (await check(fake_asterisk, **settings, AMIWATCH_MODE="observe"))[0] == 0
 
 
