@@ -42,7 +42,7 @@ from amiwatch.store.reader import Reader
 if TYPE_CHECKING:
     from amiwatch.ami.client import ProbeResult
     from amiwatch.config import AmiSettings, Settings
-    from amiwatch.firewall.base import SetState
+    from amiwatch.firewall.base import Firewall, SetState
     from amiwatch.firewall.rule import FamilyRule
 
 CAP_NET_ADMIN = 12
@@ -60,6 +60,10 @@ NEARLY_FULL = 0.9
 OLD_PJPROJECT = {13: "every release", 16: "before 16.26", 18: "before 18.12", 19: "before 19.4"}
 """Releases of Asterisk whose bundled pjproject (before 2.12) lets strangers forge whole events (Asterisk facts)."""
 
+_IPSET_TO_DO = (
+    "Debian: apt-get install ipset; Red Hat: dnf install kernel-modules-extra ipset; or AMIWATCH_FIREWALL=auto"
+)
+_NFTABLES_TO_DO = "mend that, or AMIWATCH_FIREWALL=auto takes what works here"
 
 CORRECT_IT = "correct it where it stands; .env.example in the source names every setting"
 
@@ -295,18 +299,30 @@ async def _kernel(settings: Settings) -> list[Finding]:
         ]
     if not has_net_admin():
         return []
-    states, found = await _sets(settings)
-    return [*found, *await _rule(settings, states)]
-
-
-async def _sets(settings: Settings) -> tuple[list[SetState], list[Finding]]:
     from amiwatch.firewall.table import make_firewall
 
     firewall = make_firewall(settings.firewall, prefix=settings.set_name, maxelem=settings.set_size)
+    states, found = await _sets(firewall)
+    return [*_abilities(firewall.name), *found, *await _rule(settings, firewall.name, states)]
+
+
+def _abilities(chosen: str) -> Iterator[Finding]:
+    """Say of each backend whether it works here, whichever the settings name."""
+    from amiwatch.firewall.choice import ipset_fault, nftables_fault
+
+    for name, fault in (("ipset", ipset_fault()), ("nftables", nftables_fault())):
+        use = ", and is what bans here" if name == chosen else f" (AMIWATCH_FIREWALL={name})"
+        if fault:
+            yield Finding(name, Mark.DOUBT, f"does not work here: {fault}")
+        else:
+            yield Finding(name, Mark.GOOD, f"works here{use}")
+
+
+async def _sets(firewall: Firewall) -> tuple[list[SetState], list[Finding]]:
     try:
         states = await firewall.states()
     except FirewallError as error:
-        to_do = "Debian: apt-get install ipset; Red Hat: dnf install kernel-modules-extra ipset"
+        to_do = _NFTABLES_TO_DO if firewall.name == "nftables" else _IPSET_TO_DO
         return [], [Finding("sets", Mark.BAD, str(error), to_do, error.exit_code)]
     finally:
         await firewall.close()
@@ -323,13 +339,14 @@ def _filled(state: SetState) -> Finding:
     return Finding("sets", Mark.BAD, text, "raise AMIWATCH_SET_SIZE: a full set gives bans up early")
 
 
-async def _rule(settings: Settings, states: list[SetState]) -> list[Finding]:
-    from amiwatch.firewall.rule import DropRule
+async def _rule(settings: Settings, kind: str, states: list[SetState]) -> list[Finding]:
+    from amiwatch.firewall.table import make_rule
 
-    if settings.drop_rule == "manual":
+    rule = make_rule(kind, settings.set_name)
+    if rule is None or settings.drop_rule == "manual":
         return _all_used(states)
     try:
-        state = await DropRule(settings.set_name).show()
+        state = await rule.show()
     except FirewallPermission:
         # iptables wants CAP_NET_RAW too; but that a rule uses the sets, the sets tell.
         return _all_used(states)
@@ -363,9 +380,9 @@ def _placed(settings: Settings, one: FamilyRule) -> Finding:
         text = f"IPv{one.family}: does not drop what AMIWATCH_PORTS={settings.ports} says"
         return Finding("rule", Mark.BAD, text, to_do, 69)
     if one.position != 1:
-        text = f"IPv{one.family}: number {one.position} in raw PREROUTING; rules before it may accept"
+        text = f"IPv{one.family}: number {one.position} in {one.place}; rules before it may accept"
         return Finding("rule", Mark.DOUBT, text, to_do)
-    text = f"IPv{one.family}: first in raw PREROUTING, {counted(one.packets, 'packet')} dropped"
+    text = f"IPv{one.family}: first in {one.place}, {counted(one.packets, 'packet')} dropped"
     return Finding("rule", Mark.GOOD, text)
 
 
