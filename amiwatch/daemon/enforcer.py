@@ -271,7 +271,9 @@ class Enforcer:
 
     async def _put_back(self, missing: list[Entry]) -> None:
         for begin in range(0, len(missing), SLICE):
-            await self._add([entry for entry in missing[begin : begin + SLICE] if entry.network in self._ledger])
+            part = missing[begin : begin + SLICE]
+            # Something was lifted while we compared: the ledger knows what.
+            await self._add([entry for entry in part if entry.network in self._ledger] if self._gone else part)
         if stale := [network for network in self._gone if network not in self._ledger]:
             await self.firewall.remove(stale)  # lifted in these very moments, and maybe put back by us
         if missing:

@@ -10,6 +10,7 @@ Rule 2: block first, record right behind. A ban is put to the store when the ker
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -463,10 +464,8 @@ class Daemon:
             self._listen_to(signal.SIGHUP, self.reload)
             async with self._opened_store() as store:
                 self._clerk = Clerk(self, store)
-                has_bans = await self._is_learned(self._learn_bans(store))
-                async with self._opened_firewall(), asyncio.TaskGroup() as group:
-                    # After the bans, for they come first and a name server may be slow; before the first event.
-                    self._is_acquainted = await self._is_learned(self._learn_people(store)) and has_bans
+                async with self._restored(store), asyncio.TaskGroup() as group:
+                    # After the bans, for a name server may be slow; before the first event.
                     await self.refresh_allowlist()
                     tasks = [group.create_task(work, name=name) for name, work in self._chores(store).items()]
                     for pbx in pbxs.values():
@@ -604,6 +603,22 @@ class Daemon:
                 await self._put_recovered(network, None if until == inf else until - self.now())
         self._allowed = {}
         await self.refresh_allowlist()
+
+    @asynccontextmanager
+    async def _restored(self, store: Store) -> AsyncIterator[None]:
+        """Put the known bans into the kernel, and then take over the rest of what the database knows."""
+        # The collector would walk the growing ledger again and again, and find nothing (measured: half of the time).
+        gc.disable()
+        try:
+            has_bans = await self._is_learned(self._learn_bans(store))
+            async with self._opened_firewall():
+                self._is_acquainted = await self._is_learned(self._learn_people(store)) and has_bans
+                gc.freeze()
+                gc.enable()
+                yield
+        finally:
+            gc.enable()
+            gc.unfreeze()
 
     @asynccontextmanager
     async def _opened_firewall(self, *, is_needed: bool = True) -> AsyncIterator[None]:
