@@ -118,7 +118,8 @@ class NftablesFirewall:
         """
         Delete our table with all that is in it; no table is no error.
 
-        For ``amiwatch firewall remove`` only.
+        For ``amiwatch firewall remove`` only. A table in which a set of our name is somebody else's is a FirewallError,
+        and stays; so does one without any set of ours.
         """
         await self._in_thread(self._delete)
 
@@ -150,16 +151,10 @@ class NftablesFirewall:
 
     def _ensure(self, widths: Iterable[Width]) -> None:
         """Make what is missing of the table; one with other options is made anew, or an error if it is not ours."""
-        table = read(self._opened(), self.prefix)
-        for width, header in table.sets.items():
-            if wrong := misfit(header, width):
-                raise FirewallError(
-                    f"The set {header.name!r} in the table 'inet {self.prefix}' is not ours to use ({wrong}): delete "
-                    f"the table with 'nft delete table inet {self.prefix}', or give amiwatch another set name."
-                )
+        table = self._table()
         if any(header.capacity != width.size(self.maxelem) for width, header in table.sets.items()):
             self._rebuild(table)
-            table = read(self._opened(), self.prefix)
+            table = self._table()
         wanted = sorted({*WIDTHS, *table.sets, *widths})
         if script := script_for_missing(table, self.prefix, self.maxelem, wanted):
             libnftables.run(script)
@@ -168,6 +163,17 @@ class NftablesFirewall:
                     self._shrink(width)
                     log.info("set created name=%s maxelem=%d", width.name(self.prefix), width.size(self.maxelem))
         self._widths = set(wanted)
+
+    def _table(self) -> Table:
+        """Read what is there; FirewallError if it is not ours."""
+        table = read(self._opened(), self.prefix)
+        for width, header in table.sets.items():
+            if wrong := misfit(header, width):
+                raise FirewallError(
+                    f"The set {header.name!r} in the table 'inet {self.prefix}' is not ours to use ({wrong}): delete "
+                    f"the table with 'nft delete table inet {self.prefix}', or give amiwatch another set name."
+                )
+        return table
 
     def _shrink(self, width: Width) -> None:
         """
@@ -291,8 +297,7 @@ class NftablesFirewall:
 
     def _delete(self) -> None:
         self._widths = set()
-        table = read(self._opened(), self.prefix)
-        if table.sets or table.rules:
+        if self._table().sets:
             libnftables.run(f"delete table inet {self.prefix}")
 
     # In a thread, with sockets of their own: a long list holds nobody up.
@@ -321,8 +326,13 @@ class NftablesFirewall:
             family=plain.family,
             count=sum(_count(socket, header) for header in sets),
             capacity=table.sets[plain].capacity,
-            references=sum(1 for _ in table.jumps()),
+            references=sum(all(_count(socket, ports) for ports in _ports(table, jump)) for jump in table.jumps()),
         )
+
+
+def _ports(table: Table, rule: wire.RuleHeader) -> Iterator[wire.SetHeader]:
+    """Return the sets of closed ports that a rule asks: one that somebody emptied leads nowhere."""
+    return (table.others[name] for name in rule.set_names if name in table.others)
 
 
 def _count(socket: NftablesSocket, header: wire.SetHeader) -> int:

@@ -76,6 +76,8 @@ class Table:
     """What is there now."""
 
     sets: dict[Width, wire.SetHeader]
+    others: dict[str, wire.SetHeader]
+    """Sets without bans, such as those of the closed ports."""
     rules: tuple[wire.RuleHeader, ...]
 
     def is_looked_up(self, header: wire.SetHeader) -> bool:
@@ -97,12 +99,14 @@ class Table:
 def read(socket: NftablesSocket, prefix: str) -> Table:
     """Ask the kernel for sets and rules; both are empty where the table is missing."""
     pattern = re.compile(rf"{re.escape(prefix)}([46])(?:-(\d{{1,3}}))?")
-    sets = {}
+    sets, others = {}, {}
     for header in map(wire.set_header, socket.listed(wire.LIST_SETS)):
         if found := pattern.fullmatch(header.name):
             family = int(found[1])
             sets[Width(family, int(found[2] or PLAIN[family]))] = header
-    return Table(dict(sorted(sets.items())), tuple(map(wire.rule_header, socket.listed(wire.LIST_RULES))))
+        else:
+            others[header.name] = header
+    return Table(dict(sorted(sets.items())), others, tuple(map(wire.rule_header, socket.listed(wire.LIST_RULES))))
 
 
 def misfit(header: wire.SetHeader, width: Width) -> str:
