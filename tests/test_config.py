@@ -464,6 +464,12 @@ def test_what_the_settings_take_for_ports_the_firewall_reads(read, written, scop
     assert Scope.parse(read(PORTS=written).ports) == scope
 
 
+def test_a_tripwire_with_a_character_that_nobody_sees_is_a_mistake(mistakes):
+    assert mistakes(TRIPWIRES="2000,20\x7f00") == [
+        "AMIWATCH_TRIPWIRES: '20\\x7f00' holds a character that can't be seen; write it without"
+    ]
+
+
 def test_ports_in_toml_may_be_numbers(read):
     assert read(toml="ports = [5060, '5070-5079']").ports == "5060,5070-5079"
 

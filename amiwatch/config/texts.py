@@ -187,7 +187,11 @@ def ladder(value: object) -> tuple[int, ...]:
 
 
 def accounts(value: object) -> frozenset[str]:
-    return frozenset(words_of(value, separator=","))
+    found = words_of(value, separator=",")
+    hidden = [word for word in found if not word.isprintable()]
+    if hidden:
+        raise Mistakes([f"{word!r} holds a character that can't be seen; write it without" for word in hidden])
+    return frozenset(found)
 
 
 def allowed(value: object) -> Allowlist:
