@@ -23,6 +23,7 @@ from typing import Annotated, cast
 import typer
 
 from amiwatch.ami.wire import Wire
+from amiwatch.cli.text import counted
 from amiwatch.config import Settings
 from amiwatch.errors import UsageError
 from amiwatch.judgement.judge import Judge
@@ -185,6 +186,6 @@ def replay(
     if as_json:
         print(json.dumps({"type": "summary", **numbers}))  # noqa: T201
     else:
-        print(", ".join(f"{number} {name}" for name, number in numbers.items()))  # noqa: T201
+        print(", ".join(counted(number, name.removesuffix("s"), name) for name, number in numbers.items()))  # noqa: T201
     if cut:
         raise cut
