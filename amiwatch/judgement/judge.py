@@ -13,18 +13,22 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from random import Random
 from typing import Literal
 
+from amiwatch.judgement.crowds import CAMPAIGN, CAMPAIGN_TIME, CROWD, QUIET, STORM, Breaker, Campaigns
 from amiwatch.judgement.ladder import Ladder
 from amiwatch.judgement.ledger import Ledger
 from amiwatch.judgement.networks import NetworkTable, source_key
 from amiwatch.judgement.reasons import (
     alerts_reason,
     allowed_reason,
+    attacked_reason,
     ban_reason,
     ceiling_reason,
     found_reason,
+    mass_reason,
     phone_reason,
     quiet_reason,
     trusted_reason,
@@ -33,7 +37,13 @@ from amiwatch.judgement.rules import HOUR, MINUTE, Measure, Policy, Rule, Unless
 from amiwatch.judgement.safe import ALWAYS
 from amiwatch.judgement.sources import MAX_DIALOGUES, Dialogue, Source, SourceTable, Windows
 from amiwatch.judgement.tally import Tally
-from amiwatch.judgement.trouble import is_calm_caller, is_steady_phone
+from amiwatch.judgement.trouble import (
+    is_calm_caller,
+    is_crowd_of_phones,
+    is_pace_of_phone,
+    is_steady_phone,
+    is_too_early,
+)
 from amiwatch.judgement.trust import Trust
 from amiwatch.judgement.values import (
     TEXT_LIMIT,
@@ -57,6 +67,9 @@ MAX_ALERTS = 10_000
 
 ALERTS_A_MINUTE = 60
 """New alerts a minute on evidence that forged UDP packets could make: each invented address could raise one."""
+
+CROWD_PAUSE = 1.0
+"""How long a source that a storm excuses is not looked at again, in seconds: a flood must cost little."""
 
 FOUND_AFTER = 5
 """Passwords tried on an account before its success is called a guess: people need up to four."""
@@ -95,7 +108,9 @@ class Judge:
         self.allowed: NetworkTable[str] = NetworkTable()
         """Networks that are never banned, each with the words that say why."""
         self.allow({})
-        self._alerted: OrderedDict[tuple[str, int | None], float] = OrderedDict()
+        self._alerted: OrderedDict[tuple[str, int | str | None], float] = OrderedDict()
+        self._breaker = Breaker()
+        self._campaigns = Campaigns()
         self._bans = _Ceiling()
         self._alerts = _Ceiling()
         self._readers = self._reading()
@@ -219,6 +234,12 @@ class Judge:
         is_late = self._is_named_late(source, dialogue, event)
         if not dialogue.is_new_request(event.account, now):
             return self._overdue(key, source, event, now, source.total)
+        if self.trust.covers(key, event.account, now):
+            # Its phone logged in with it lately: the account was deleted, or all of them were lost.
+            source.note_guess(event.account, passwords=0)
+            if is_late:
+                return ()
+            return self._attempt(key, source, event, now, account=None, dialogue_is="unknown")
         if is_late:
             source.note(Measure.ACCOUNTS, now, is_proven=event.is_proven, account=event.account)
             return self._judge(key, source, event, now, (Measure.ACCOUNTS,))
@@ -237,7 +258,8 @@ class Judge:
         source.has_password = True
         if event.account != UNKNOWN:
             source.note_guess(event.account)
-            return self._attempt(key, source, event, now, account=None, dialogue_is="guess")
+            said = self._attempt(key, source, event, now, account=None, dialogue_is="guess")
+            return (*said, *self._guessed_at(key, event, now))
         if is_first:
             return ()  # the answer that belongs to a counted request
         dialogue.is_owed = not is_companion
@@ -279,6 +301,16 @@ class Judge:
             return ()
         return self._attempt(key, source, event, now, account=event.account, dialogue_is="unknown")
 
+    def _guessed_at(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
+        """Watch an account that exists for guesses from many addresses."""
+        account = event.account[:TEXT_LIMIT]
+        if self.trust.has(key, now) or not self._campaigns.guess(account, key, now):
+            return ()
+        if not self._is_news(("account_attacked", account), now):
+            return ()
+        self._remember_alert(("account_attacked", account), now)
+        return (Alert(now, "account_attacked", None, account, attacked_reason(account, CAMPAIGN, CAMPAIGN_TIME)),)
+
     # Counting.
 
     def _source(self, key: int, event: SecurityEvent, now: float) -> Source:
@@ -304,10 +336,21 @@ class Judge:
         self._note(key, event, dialogue_is, now)
         source.total += 1
         source.keep(event)
+        said: Sequence[Verdict] = ()
+        is_proven = event.is_proven
         if dialogue_is != "ami":
             dialogue = source.dialogue(event.session)
             dialogue.is_counted = True
             source.is_hurried |= dialogue.is_hurried
+            breaker = self._breaker
+            if now < breaker.until:
+                breaker.go_on(key, now)
+            # In a storm, one more source without proof says nothing new.
+            if source.failed_at < now - QUIET and not (
+                now < breaker.until and breaker.is_storm and not event.is_proven
+            ):
+                said = self._began_to_fail(key, source, event, now)
+            source.failed_at = now
         if source.total > 1:
             self.sources.touch(key, source)
         changed = [_MEASURES[dialogue_is]] if dialogue_is in _MEASURES else []
@@ -316,9 +359,19 @@ class Judge:
         if self._tripwires and (account if account is not None else event.account).casefold() in self._tripwires:
             changed.append(Measure.TRIPWIRE)
         for measure in (Measure.ATTEMPTS, *changed):
-            source.note(measure, now, is_proven=event.is_proven, account=account or "")
+            source.note(measure, now, is_proven=is_proven, account=account or "")
         self.sources.weigh(key, source)
-        return self._judge(key, source, event, now, (*reversed(changed), Measure.ATTEMPTS))
+        judged = self._judge(key, source, event, now, (*reversed(changed), Measure.ATTEMPTS))
+        return (*said, *judged) if said else judged
+
+    def _began_to_fail(self, key: int, source: Source, event: SecurityEvent, now: float) -> Sequence[Verdict]:
+        """Note that a source which was quiet fails: many at once are a mass failure, or a storm."""
+        breaker = self._breaker
+        could_be_forged = not event.is_proven and not source.guessed and not self.trust.has(key, now)
+        if not breaker.begin(event.account, now, could_be_forged=could_be_forged):
+            return ()
+        kind, sources = ("unproven_storm", STORM) if breaker.is_storm else ("mass_failure", CROWD)
+        return self._alert(kind, None, event, now, lambda: mass_reason(sources, breaker.is_storm))
 
     def _overdue(self, key: int, source: Source, event: SecurityEvent, now: float, total: int) -> Sequence[Verdict]:
         """Count the challenges that were left unanswered for too long; judge if there are now more than ``total``."""
@@ -365,6 +418,8 @@ class Judge:
                 if not _is_met(rule, source, limit, now):
                     continue
                 is_proven = source.proven is not None and _is_met(rule, source.proven, limit, now)
+                if now < self._breaker.until and self._is_of_a_crowd(source, rule, now, is_proven, is_trusted):
+                    continue
                 if (excuse := self._excuse(key, source, rule, event, now)) is not None:
                     excused = excused or excuse
                 elif is_trusted and not (is_proven and measure in _NOT_COVERED):
@@ -375,6 +430,19 @@ class Judge:
                     return self._offender(key, source, rule, event, now, is_trusted=is_trusted, is_proven=is_proven)
         return excused
 
+    def _is_of_a_crowd(self, source: Source, rule: Rule, now: float, is_proven: bool, is_trusted: bool) -> bool:
+        """Tell whether a source fails as many others do just now, and is no worse than phones that fail."""
+        if rule.measure in _NEVER_SPARED or source.is_hurried or (self._breaker.is_storm and is_proven):
+            return False
+        if rule.measure is Measure.ACCOUNTS and is_trusted and is_proven:
+            return False  # its own accounts were not counted
+        if not is_crowd_of_phones(source):
+            return False
+        source.is_of_a_crowd = True
+        if self._breaker.is_storm:
+            source.spared_until = now + CROWD_PAUSE
+        return True
+
     def _excuse(
         self, key: int, source: Source, rule: Rule, event: SecurityEvent, now: float
     ) -> Sequence[Verdict] | None:
@@ -382,6 +450,8 @@ class Judge:
         begin = now - rule.find_time
         if source.is_hurried:
             return None
+        if Unless.CARRIER in rule.unless and is_too_early(source, rule.measure):
+            return ()
         if Unless.CARRIER in rule.unless and not source.has_password and is_calm_caller(source, rule.measure, begin):
             return self._alert("unknown_carrier", key, event, now, lambda: quiet_reason(source, rule, now))
         if Unless.PHONE in rule.unless and is_steady_phone(source):
@@ -435,8 +505,12 @@ class Judge:
         """Tell whether a source succeeds after many guesses: it has found a password, it earned no trust."""
         tried = source.guessed.get(event.account, 0)
         accounts = sum(count > 0 for count in source.guessed.values())
+        if self.trust.has(key, now):
+            accounts //= self.policy.trust_factor  # in a call centre several people mistype at the same time
         if max(tried, accounts) < FOUND_AFTER or event.service == "AMI" or is_steady_phone(source):
             return False
+        if source.is_of_a_crowd and is_pace_of_phone(source, tried, now):
+            return False  # it works again after a mass failure
         return not self.trust.covers(key, event.account, now)
 
     def _alert(
@@ -444,20 +518,26 @@ class Judge:
     ) -> Sequence[Verdict]:
         """Raise an alert if it is news; without a key it is about nobody. A flood must not pay for words unsaid."""
         name = (kind, key)
-        last = self._alerted.get(name)
-        if last is not None and last > now - ALERT_PAUSE:
+        if not self._is_news(name, now):
             return ()
         may_be_forged = key is not None and kind not in _NOT_FORGED and not event.is_proven
         if may_be_forged and not self._alerts.take(now, ALERTS_A_MINUTE):
             self.counters.alerts_held_back += 1
             return self._alert("alert_ceiling", None, event, now, lambda: alerts_reason(ALERTS_A_MINUTE))
+        self._remember_alert(name, now)
+        if key is None:
+            return (Alert(now, kind, None, "", reason()),)
+        return (Alert(now, kind, event.source, event.account[:TEXT_LIMIT], reason()),)
+
+    def _is_news(self, name: tuple[str, int | str | None], now: float) -> bool:
+        """Tell whether this was not said within ``ALERT_PAUSE``."""
+        return self._alerted.get(name, -inf) <= now - ALERT_PAUSE
+
+    def _remember_alert(self, name: tuple[str, int | str | None], now: float) -> None:
         self._alerted[name] = now
         self._alerted.move_to_end(name)
         if len(self._alerted) > MAX_ALERTS:
             self._alerted.popitem(last=False)
-        if key is None:
-            return (Alert(now, kind, None, "", reason()),)
-        return (Alert(now, kind, event.source, event.account[:TEXT_LIMIT], reason()),)
 
     def why_never(self, address: IPAddress) -> str | None:
         """Return the words that say why this address is never banned, or None if it can be."""
@@ -494,6 +574,9 @@ _MEASURES: dict[Outcome, Measure] = {"guess": Measure.GUESSES, "ami": Measure.AM
 
 _NOT_COVERED = frozenset({Measure.ACCOUNTS, Measure.AMI, Measure.TRIPWIRE})
 """What trust does not excuse: enumerations, guessing at the manager, tripwires."""
+
+_NEVER_SPARED = frozenset({Measure.AMI, Measure.TRIPWIRE})
+"""What no mass failure explains."""
 
 _NOT_FORGED = frozenset({"password_found"})
 """Alerts that a forged packet can't raise, so that no ceiling holds them back."""

@@ -108,6 +108,28 @@ def alerts_reason(limit: int) -> str:
     return f"more than {limit} new alerts a minute on evidence that forged UDP packets could make: held back"
 
 
+def mass_reason(sources: int, is_storm: bool) -> str:
+    """Say that everybody fails at once, and what to do."""
+    begin = f"{sources} sources or more that were quiet began to fail within a minute"
+    if is_storm:
+        return (
+            f"{begin}, all over UDP with accounts that don't exist: forged addresses, or a reload that lost endpoints. "
+            "Bans without proof are held back; proven attackers are still banned"
+        )
+    return (
+        f"{begin}: a dead database, a reload that lost endpoints, or a restart of many phones? Sources that behave "
+        "like phones are not banned meanwhile. Look at `pjsip show endpoints` and at the realtime database"
+    )
+
+
+def attacked_reason(account: str, addresses: int, seconds: float) -> str:
+    """Say that one account is guessed from many addresses, and what to do."""
+    return (
+        f"wrong passwords for {account[:40]!r} came from {addresses} addresses without trust within "
+        f"{duration(seconds)}: give it a long password, or let it in from its own addresses only"
+    )
+
+
 def found_reason(source: Source, event: SecurityEvent) -> str:
     """Say that a source seems to have found a password, and what to do."""
     tried = source.guessed.get(event.account, 0)

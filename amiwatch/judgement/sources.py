@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
+from math import inf
 
 from amiwatch.judgement.rules import Measure
 from amiwatch.judgement.values import TEXT_LIMIT, Evidence, IPAddress, SecurityEvent
@@ -34,6 +35,12 @@ more often is another attempt."""
 
 REPEAT_TIME = 32.0
 """How long a request is repeated, in seconds (RFC 3261 17.1.2.2, timer F: 64 times 0.5 s): later is another attempt."""
+
+BURST_TIME = 8.0
+"""Seconds within which a repetition is part of a burst; monitors that keep their Call-ID are slower."""
+
+BURSTS = 3
+"""Challenges of one dialogue that were repeated soon, above those that were not, before that is no lost packet."""
 
 GUESSES_KEPT = 4
 """Passwords remembered of one dialogue to know a retransmission, which comes soon."""
@@ -59,7 +66,9 @@ class Dialogue:
         "asked_again",
         "asked_at",
         "began",
+        "bursts",
         "guesses",
+        "is_burst",
         "is_counted",
         "is_hurried",
         "is_owed",
@@ -76,7 +85,11 @@ class Dialogue:
         """When a challenge for ``<unknown>`` went out that was not answered yet; 0 if there is none."""
         self.asked_again = 0
         """How often that challenge was repeated."""
+        self.bursts = 0
+        """How many more challenges were repeated soon than were not."""
         self.guesses: tuple[int, ...] = ()
+        self.is_burst = False
+        """Whether the open challenge was repeated soon."""
         self.is_counted = False
         self.is_hurried = False
         """Whether something came more often than retransmissions explain."""
@@ -109,10 +122,13 @@ class Dialogue:
         """Tell whether a challenge for ``<unknown>`` is one of its own, and not a repetition."""
         if self.asked_at and now <= self.asked_at + REPEAT_TIME:
             self.asked_again += 1
-            return self._is_end_of_patience(self.asked_again)
-        # A monitor may keep its Call-ID or repeat a request whose answer was lost. Both at once is burst and wait.
-        self.is_hurried |= bool(self.asked_at and self.asked_again)
-        self.asked_at, self.asked_again = now, 0
+            self.is_burst |= now <= self.asked_at + BURST_TIME
+            return self.is_hurried or self._is_end_of_patience(self.asked_again)
+        # A monitor may keep its Call-ID, and repeat a request whose answer was lost: now and then, not mostly.
+        if self.asked_at:
+            self.bursts = max(0, self.bursts + (1 if self.is_burst else -1))
+            self.is_hurried |= self.bursts >= BURSTS
+        self.asked_at, self.asked_again, self.is_burst = now, 0, False
         return True
 
     def expect_companion(self) -> None:
@@ -182,9 +198,11 @@ class Source(Windows):
         "address",
         "dialogues",
         "evidence",
+        "failed_at",
         "guessed",
         "has_password",
         "is_hurried",
+        "is_of_a_crowd",
         "last_at",
         "proven",
         "spared_until",
@@ -198,6 +216,8 @@ class Source(Windows):
         self.address = address
         self.last_at = now
         """When it was heard of last."""
+        self.failed_at = -inf
+        """When it failed last."""
         self.proven: Windows | None = None
         """The part of its attempts that no forged packet could have made."""
         self.spared_until = 0.0
@@ -206,6 +226,8 @@ class Source(Windows):
         """Whether it ever tried a password."""
         self.is_hurried = False
         """Whether it ever sent more in one dialogue than retransmissions explain: neither phone nor monitor does."""
+        self.is_of_a_crowd = False
+        """Whether it was spared because many others failed at the same time."""
         self.total = 0
         """Attempts since it is watched."""
         self.guessed: dict[str, int] = {}
@@ -229,11 +251,15 @@ class Source(Windows):
 
     def note(self, measure: Measure, at: float, *, is_proven: bool, account: str = "") -> None:
         """Note one more of this measure; ``account`` is the one that ``Measure.ACCOUNTS`` is about."""
-        for windows in (self, self._proven()) if is_proven else (self,):
-            if measure is Measure.ACCOUNTS:
-                windows.note_account(account[:TEXT_LIMIT], at)
-            else:
-                windows.count(measure, at)
+        if measure is Measure.ACCOUNTS:
+            account = account[:TEXT_LIMIT]
+            self.note_account(account, at)
+            if is_proven:
+                self._proven().note_account(account, at)
+        else:
+            self.count(measure, at)
+            if is_proven:
+                self._proven().count(measure, at)
 
     def note_guess(self, account: str, passwords: int = 1) -> None:
         """Note that so many passwords were tried on this account, which exists."""

@@ -11,7 +11,7 @@ from itertools import pairwise
 from statistics import median
 
 from amiwatch.judgement.rules import Measure
-from amiwatch.judgement.sources import Source
+from amiwatch.judgement.sources import HISTORY, Source
 
 CALM_PACE = 1.0
 """Attempts a second that a carrier or a monitor stays under; scanners send 20 to 150."""
@@ -41,19 +41,66 @@ STEADY_SAMPLES = 4
 PACE_SAMPLES = 20
 """Newest attempts that tell the pace."""
 
-_CALLER = re.compile(rf"\+?\d{{{CALLER_DIGITS},}}")
+CALLS_AT_ONCE = 5
+"""Calls that a carrier may bring at the same moment, beyond its pace."""
+
+BURST_PAUSE = 2.0
+"""Pause, in seconds, below which two requests belong to one burst."""
+
+BURST_SHARE = 0.7
+"""Share of such pauses from which on requests come in bursts."""
+
+BURST_SAMPLES = 12
+"""Pauses needed to call it that: calls at random look like bursts for a shorter time."""
+
+ALIKE_SHARE = 0.9
+"""Share of the pauses within a factor of two of their median from which on a clock made them, and not chance."""
+
+CALM_SAMPLES = 41
+"""Newest requests without a name that tell whether they are calls."""
+
+PHONES_UNKNOWN = 12
+"""Unknown accounts that a small office may have when all of its phones fail together."""
+
+_CALLER = re.compile(rf"\+?\d{{{CALLER_DIGITS},}}|anonymous|unavailable|unknown|restricted|private|", re.IGNORECASE)
+"""Callers' numbers, and what stands in their place where they are withheld (RFC 3323 4.1.1.3)."""
 
 
 def is_calm_caller(source: Source, measure: Measure, begin: float) -> bool:
     """Tell whether this may be a carrier or a monitor: one account or callers' numbers, at a calm pace."""
     if measure is Measure.UNANSWERED:
-        # Challenges for <unknown> tell no account: only a clock's regularity speaks for a monitor.
-        return is_steady(source.times[Measure.UNANSWERED] or [], pause=MONITOR_PAUSE)
+        return is_calm((source.times[Measure.UNANSWERED] or [])[-CALM_SAMPLES:])
     times = (source.times[Measure.ATTEMPTS] or [])[-PACE_SAMPLES:]
-    if len(times) < 2 or (len(times) - 1) / max(times[-1] - times[0], 0.001) > CALM_PACE:
+    if len(times) < 2 or len(times) - CALLS_AT_ONCE > (times[-1] - times[0]) * CALM_PACE:
         return False
     names = [*(name for name, at in source.accounts.items() if at >= begin), *source.guessed]
-    return len(names) < 2 or all(map(_CALLER.fullmatch, names))
+    # A carrier pings with a name of its own between the calls.
+    return sum(not _CALLER.fullmatch(name) for name in names) < 2
+
+
+def is_calm(times: list[float]) -> bool:
+    """
+    Tell whether requests that nobody named come as calls or pings do: by chance or by the clock, not in bursts.
+
+    Challenges for ``<unknown>`` tell no account, so only the pace can speak for a carrier or a monitor. Of calls that
+    come at random every six seconds, 28 % follow within ``BURST_PAUSE``; of four tries and a pause, 75 %.
+    """
+    pauses = _pauses(times)
+    if sum(each < BURST_PAUSE for each in pauses) >= BURST_SHARE * len(pauses):
+        return False
+    middle = median(pauses)
+    alike = sum(middle / 2 <= each <= middle * 2 for each in pauses)
+    # By chance a few pauses are alike; twenty are not.
+    return middle >= MONITOR_PAUSE or len(pauses) < PACE_SAMPLES or alike < ALIKE_SHARE * len(pauses)
+
+
+def is_crowd_of_phones(source: Source) -> bool:
+    """Tell whether this may be phones of one place that all fail: each tries again at a phone's pace."""
+    if len(source.accounts) > PHONES_UNKNOWN:
+        return False
+    times = (source.times[Measure.ATTEMPTS] or [])[-HISTORY:]
+    phones = max(1, len(source.accounts.keys() | source.guessed.keys()))
+    return len(times) <= RETRIES * phones * (1 + (times[-1] - times[0]) / PHONE_PAUSE) if times else True
 
 
 def is_steady_phone(source: Source) -> bool:
@@ -65,11 +112,29 @@ def is_steady_phone(source: Source) -> bool:
     return len(times) <= RETRIES * len(begins) and is_steady(begins, pause=PHONE_PAUSE)
 
 
+def is_pace_of_phone(source: Source, tries: int, now: float) -> bool:
+    """Tell whether so many tries since it is known are what one phone makes."""
+    since = source.evidence[0].at if source.evidence else now
+    return tries <= RETRIES * (1 + (now - since) / PHONE_PAUSE)
+
+
+def is_too_early(source: Source, measure: Measure) -> bool:
+    """Tell whether too few requests that nobody named have come to know calls from a scanner."""
+    if measure is not Measure.UNANSWERED:
+        return False
+    pauses = _pauses((source.times[measure] or [])[-PACE_SAMPLES - 1 :])
+    return len(pauses) < BURST_SAMPLES or (len(pauses) < PACE_SAMPLES and BURST_PAUSE <= median(pauses) < MONITOR_PAUSE)
+
+
 def is_steady(times: list[float], *, pause: float) -> bool:
     """Tell whether the newest of these times come at a steady pace, with at least ``pause`` seconds between."""
-    pauses = [later - earlier for earlier, later in pairwise(times[-PACE_SAMPLES:])]
+    pauses = _pauses(times[-PACE_SAMPLES:])
     if len(pauses) < STEADY_SAMPLES:
         return False
     middle = median(pauses)
     steady = sum(middle / 2 <= each <= middle * 2 for each in pauses)
     return middle >= pause and steady >= STEADY_SHARE * len(pauses)
+
+
+def _pauses(times: list[float]) -> list[float]:
+    return [later - earlier for earlier, later in pairwise(times)]

@@ -32,7 +32,7 @@ class Role(StrEnum):
     PROBER = "prober"
     """Too few attempts to be anybody's loss: it may be banned or not."""
     UNDECIDABLE = "undecidable"
-    """An attacker whose events are those of an honest phone to the last detail: he may be banned or not."""
+    """An attacker whose events are those of an honest source to the last detail, or the reverse: banned or not."""
     FORGER = "forger"
     """Has no address of his own: what he sends names others."""
 

@@ -30,6 +30,9 @@ from amiwatch.testing.actors import (
 )
 from amiwatch.testing.builders import Case, Step
 
+SMALL_OFFICE = 12
+"""Phones behind one address up to which an office that nobody knows is told from a scanner, if others fail as well."""
+
 What = Case | Sequence[Step]
 
 
@@ -178,13 +181,14 @@ def unknown_carrier(place: Place) -> Actor:
     source, begin, end = place.address(), place.moment(0, 0.2), place.seconds
     mean = random.choice((6.0, 30.0, 120.0, 600.0))
     pings, withheld = random.random() < 0.5, random.choice((0.0, 0.1))
+    case = Case.UNMATCHED if place.is_freepbx else Case.UNKNOWN_ACCOUNT  # below 5 requests in 5 s
     forms = random.choice(("+4930{:07}", "004930{:07}", "030{:07}"))
 
     def calls(random: Random) -> Iterator[Dialogue]:
         send, at = Sender(random, source), begin
         while at < end:
             number = forms.format(random.randrange(10**7)) if random.random() >= withheld else "anonymous"
-            yield send(at, Case.UNKNOWN_ACCOUNT, number, copies=random.random() < 0.02)
+            yield send(at, case, number, copies=random.random() < 0.02)
             at += random.expovariate(1 / mean)
 
     def life(random: Random) -> Iterator[Dialogue]:
@@ -294,7 +298,13 @@ def mass_failure(
         source, transport = place.address(), place.random.choice(("UDP", "TCP", "TLS"))
         lives = [phone(source, place.extension(), transport) for _ in range(size)]
         name = "phone in a mass failure" if size == 1 else "office in a mass failure"
-        actors.append(Actor(name, Role.HONEST, (source,), _all(lives), frozenset({"mass_failure"})))
+        role = Role.HONEST
+        if not is_known and size > SMALL_OFFICE:
+            # A second after it begins, a hundred strange phones behind one address are what a scanner is.
+            name, role = "strange call centre in a mass failure", Role.UNDECIDABLE
+        # Before others fail, it may be said of an office alone that it fails a lot.
+        alerts = frozenset({"mass_failure"} if size == 1 else {"mass_failure", "trusted_offender"})
+        actors.append(Actor(name, role, (source,), _all(lives), alerts))
     return actors
 
 
@@ -342,12 +352,17 @@ def fails(
     jitter: float = 0.25,
     is_doubled: bool = False,
     has_one_call_id: bool = False,
+    losses: float = 0.02,
 ) -> Iterator[Dialogue]:
-    """Try again and again with one account at a steady pace; a doubled try comes within a second of the first."""
+    """
+    Try again and again with one account at a steady pace.
+
+    A doubled try comes within a second of the first. ``losses`` is the share of requests whose answer is lost.
+    """
     session = send.session() if has_one_call_id else ""
     at = begin
     while at < end:
-        yield send(at, what, account, session=session)
+        yield send(at, what, account, session=session, copies=int(random.random() < losses))
         if is_doubled:
             yield send(at + random.uniform(0.3, 0.9), what, account, session=session)
         at += every * random.uniform(1 - jitter, 1 + jitter)

@@ -149,13 +149,15 @@ class World:
 
 def _happenings(dialogue: Dialogue, at: float, actor: Actor) -> Iterator[Happening]:
     """Give each event of a dialogue its time: an answer to a challenge takes a round trip."""
-    times, later = [], 0.0
+    times, later, lost = [], 0.0, _REPEATS[: dialogue.copies]
     for before, step in zip((None, *dialogue.steps), dialogue.steps, strict=False):
-        later += 0.0 if before is None else dialogue.rtt if before.kind == "ChallengeSent" else 0.001
-        times.append((later, step))
-    for repeat in _REPEATS[: dialogue.copies]:
-        # Only what came before the challenge arrived is sent again.
-        times += [(repeat + after, step) for after, step in times if after < 0.01 and after < dialogue.rtt]
+        if before is not None and before.kind == "ChallengeSent":
+            # The first of these answers arrived after the last repetition only.
+            later += dialogue.rtt + (lost[-1] if lost else 0.0)
+            lost = ()
+        else:
+            later += 0.0 if before is None else 0.001
+        times += [(later + repeat, step) for repeat in (0.0, *lost)]
     for number, (after, step) in enumerate(sorted(times, key=itemgetter(0))):
         event = _event(dialogue, step, round(at + after, 3))
         yield Happening(event, actor, dialogue.response, dialogue.is_attempt and not number)

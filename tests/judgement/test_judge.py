@@ -12,6 +12,7 @@ from amiwatch.judgement.judge import ALERT_PAUSE, ALERTS_A_MINUTE, FOUND_AFTER
 from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.rules import CLOSED, DAY, HOUR, MINUTE, OFFICE, Measure, Rule
 from amiwatch.judgement.sources import HISTORY, REPEATS
+from amiwatch.judgement.trouble import BURST_SAMPLES
 from amiwatch.testing.builders import Case, security_event
 from tests.judgement.stories import ATTACKER, PHONE, Story, bans, logs_in, new_session
 
@@ -73,7 +74,8 @@ def test_a_rule_does_not_ban_outside_its_window(rule: Rule) -> None:
 @pytest.mark.parametrize("rule", [rule for rule in {*OFFICE, *CLOSED} if rule.measure is Measure.UNANSWERED], **BY_NAME)
 def test_unanswered_challenges_ban_at_the_limit_and_not_one_below(rule: Rule) -> None:
     story = Story(rules=(rule,), answer_time=5)
-    for _ in range(rule.limit):
+    needed = BURST_SAMPLES + 1 if rule.unless else 0  # with fewer, calls at random may look like a burst
+    for _ in range(max(rule.limit, needed)):
         story.attempt(Case.UNMATCHED)
         story.wait(1)
     story.wait(3)  # all but the last have waited for five seconds
@@ -523,10 +525,10 @@ def test_chan_sip_over_tcp_cannot_ban_a_trusted_office_even_if_opted_in() -> Non
 
 def test_a_ceiling_holds_back_bans_that_forgers_could_make_and_no_others() -> None:
     story = Story(unproven_bans=20)
-    for number in range(60):
+    for number in range(29):
         story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:5], every=0.01, source=f"198.51.100.{number}")
     assert len(story.bans) == 20
-    assert story.judge.counters.held_back >= 40
+    assert story.judge.counters.held_back >= 9
     assert story.kinds() == ["ban_ceiling"]
     story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:5], every=0.01, transport="TLS")
     assert str(story.bans[-1].address) == ATTACKER
