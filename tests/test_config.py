@@ -358,7 +358,8 @@ def test_whatever_stands_there_is_read_or_said_in_single_lines(given):
     said: list[str] = []
     try:
         settings = load(environ=environ, env_file=None, default_config=nothing, secrets_directory=nothing)
-        said += [settings.model_dump_json(), str(settings.judgement_policy())]
+        assert settings.model_dump_json()
+        said += [str(settings.judgement_policy()), *settings.warnings]
     except ConfigurationError as error:
         said += error.mistakes
     assert said
