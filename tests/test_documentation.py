@@ -30,3 +30,9 @@ def test_the_steps_of_the_docs_name_files_that_exist():
     assert len(named) > 5
     untracked = {"docker/ami_secret"}
     assert [name for name in set(named) - untracked if not (ROOT / name).exists()] == []
+
+
+def test_the_links_of_the_readme_lead_somewhere():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / "README.md").read_text())
+    assert len(links) > 10
+    assert [link for link in links if not (ROOT / link).exists()] == []
