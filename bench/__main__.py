@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PARTS = ("judgement", "firewall", "store", "daemon", "cli")
+PARTS = ("judgement", "firewall", "nftables", "store", "daemon", "cli")
 
 
 def main() -> int:

@@ -15,6 +15,9 @@ from amiwatch.firewall.names import set_name
 from amiwatch.firewall.nftables_socket import ANSWER_TIMEOUT, DATAGRAM, NftablesSocket
 from amiwatch.firewall.rule import PROGRAMS
 
+SYSTEM_PATHS = ":/usr/sbin:/sbin"
+"""Ordinary users have no sbin in their PATH; ``rule.py`` looks there, too."""
+
 _NETFILTER = 12
 
 IPSET_FAULTS = {
@@ -49,8 +52,7 @@ def ipset_fault() -> str:
     code = _ipset_code(ipset_wire.type_question())
     if code:
         return IPSET_FAULTS.get(code, f"the kernel answers with code {code}")
-    # As rule.py does: ordinary users have no sbin in their PATH.
-    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    path = f"{os.environ.get('PATH', os.defpath)}{SYSTEM_PATHS}"
     if not shutil.which(PROGRAMS[4], path=path):
         return f"there is no program {PROGRAMS[4]!r} for the rule"
     return ""

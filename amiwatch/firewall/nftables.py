@@ -36,8 +36,16 @@ from amiwatch.judgement.values import IPNetwork
 
 log = logging.getLogger(__name__)
 
+PART = 3 * wire.LONGEST
+"""Entries in one transaction: 180 KB with counters, and a message must stay below 212 KB (net.core.wmem_default)."""
+
 FEW = 20
-"""Entries that are sent from the event loop: the kernel works them off within 0.1 ms. More are sent from a thread."""
+"""Up to so many entries are looked up before they are changed (20 microseconds each), so that the kernel refuses none:
+a transaction that fails costs 12 ms, for the kernel waits for all processors before it forgets it."""
+
+LONG_LIST = 200_000
+"""Entries from which on a list is read in a thread: for each piece of it the kernel walks over all that went before,
+which takes 3 ms here and more than 20 ms at a million."""
 
 SINGLY = 200
 """Entries that are sent one by one, in one transaction, once the kernel refused one of many: it names each that it
@@ -68,6 +76,8 @@ class NftablesFirewall:
         """Held by whoever uses the socket or looks at the widths."""
         self._widths: set[Width] = set()
         """Widths whose sets were there when we last looked."""
+        self._may_hurry = True
+        """Nothing was refused since ``add`` last succeeded: a refusal would hold up the event loop."""
 
     async def open(self) -> None:
         await self._in_thread(lambda: self._ensure(()))
@@ -83,7 +93,7 @@ class NftablesFirewall:
         for part in _parts(entries):
             for entry in part:
                 _refuse_everything(entry.network)
-            rejected += await self._soon(part, partial(self._put, part))
+            rejected += await self._in_thread(partial(self._put, part))
         return rejected
 
     def add_now(self, entry: Entry) -> bool:
@@ -93,7 +103,10 @@ class NftablesFirewall:
         try:
             if self._socket is None or not self._socket.is_open or width not in self._widths:
                 return False
-            return not self._socket.change([self._change(wire.ADD, width, [entry])])
+            if not self._may_hurry or self._known(entry.network) is not None:
+                return False
+            self._may_hurry = not self._socket.change([self._change(wire.ADD, width, [entry])])
+            return self._may_hurry
         except FirewallError:
             return False
         finally:
@@ -101,18 +114,31 @@ class NftablesFirewall:
 
     async def remove(self, networks: Iterable[IPNetwork]) -> None:
         for part in _parts(Entry(network, None) for network in networks if network.prefixlen):
-            await self._soon(part, partial(self._take, part))
+            await self._in_thread(partial(self._take, part))
 
     async def entries(self) -> list[Entry]:
-        return await asyncio.to_thread(self._listed)
+        with NftablesSocket(self.prefix) as socket, collector_paused():
+            table = read(socket, self.prefix)
+            if any(header.count is None or header.count > LONG_LIST for header in table.sets.values()):
+                return await asyncio.to_thread(lambda: list(itertools.chain.from_iterable(_pieces(socket, table))))
+            found: list[Entry] = []
+            for piece in _pieces(socket, table):
+                found += piece
+                await asyncio.sleep(0)
+            return found
 
     async def has(self, network: IPNetwork) -> bool:
         if not network.prefixlen:
             return False
-        return await self._soon([], lambda: self._known(network) is not None)
+        with NftablesSocket(self.prefix) as socket:
+            return self._found(socket, network) is not None
 
     async def states(self) -> list[SetState]:
-        return await asyncio.to_thread(self._states)
+        with NftablesSocket(self.prefix) as socket:
+            table = read(socket, self.prefix)
+            if all(header.count is not None for header in table.sets.values()):
+                return self._states(socket, table)
+            return await asyncio.to_thread(self._states, socket, table)
 
     async def remove_sets(self) -> None:
         """
@@ -127,15 +153,6 @@ class NftablesFirewall:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.to_thread(self._locked, work)
-
-    async def _soon(self, part: Sequence[Entry], work: Callable[[], T]) -> T:
-        """Do a little at once if nobody else is at it, much in a thread."""
-        if len(part) > FEW or not self._lock.acquire(blocking=False):
-            return await self._in_thread(work)
-        try:
-            return work()
-        finally:
-            self._lock.release()
 
     def _locked(self, work: Callable[[], T]) -> T:
         with self._lock:
@@ -185,7 +202,7 @@ class NftablesFirewall:
 
     def _rebuild(self, table: Table) -> None:
         """Give the sets our options, and put their entries back, which are not dropped for a moment."""
-        kept = list(self._entries(self._opened(), table))
+        kept = list(itertools.chain.from_iterable(_pieces(self._opened(), table)))
         for family in PLAIN:
             number = sum(entry.network.version == family for entry in kept)
             if number > self.maxelem:
@@ -204,19 +221,23 @@ class NftablesFirewall:
         groups = _grouped(part)
         if not groups.keys() <= self._widths:
             self._ensure(groups)
-        if groups.keys() <= set(WIDTHS) and not self._opened().change(self._changes(wire.ADD, groups)):
+        is_plain = len(part) > FEW and groups.keys() <= set(WIDTHS)
+        if is_plain and not self._opened().change(self._changes(wire.ADD, groups)):
+            self._may_hurry = True
             return []
         newest = {entry.network: entry for entry in part}
         rejected = self._crowded_out([network for network in newest if Width.of(network) not in WIDTHS])
         for few in _parts([entry for entry in newest.values() if entry.network not in rejected], SINGLY):
             rejected |= self._put_singly(few)
+        self._may_hurry = not rejected
         return [entry for entry in part if entry.network in rejected]
 
     def _crowded_out(self, special: Sequence[IPNetwork]) -> set[IPNetwork]:
         """Return the networks of special widths whose family is full; the kernel itself counts only set by set."""
         if not special:
             return set()
-        room = {state.family: state.capacity - state.count for state in self._states()}
+        table = read(self._opened(), self.prefix)
+        room = {state.family: state.capacity - state.count for state in self._states(self._opened(), table)}
         crowded: set[IPNetwork] = set()
         for network in special:
             if room.get(network.version, 1) > 0:
@@ -233,7 +254,7 @@ class NftablesFirewall:
         timeout otherwise.
         """
         pending = {entry.network: entry for entry in part}
-        known: dict[IPNetwork, Entry] = {}
+        known = {network: found for network in pending if (found := self._known(network))}
         rejected: set[IPNetwork] = set()
         for _ in range(ROUNDS):
             changes = list(self._replacements(pending.values(), known))
@@ -253,7 +274,7 @@ class NftablesFirewall:
                     pending.pop(network, None)
                 elif code not in (errno.EEXIST, errno.ENFILE, errno.ENOENT):
                     raise refusal(code, f"add {network} to the set {changes[place].set_name!r}")
-        raise FirewallError(f"The table 'inet {self.prefix}' changes all the time: something else works on it.")
+        raise self._restless()
 
     @staticmethod
     def _misses_a_set(changes: Sequence[wire.Change], refused: dict[int, int]) -> bool:
@@ -269,28 +290,29 @@ class NftablesFirewall:
                 yield self._change(wire.ADD, width, [replace(entry, packets=old.packets, octets=old.octets)])
 
     def _take(self, part: Sequence[Entry]) -> None:
-        if not self._opened().change(self._changes(wire.DELETE, _grouped(part))):
+        if len(part) > FEW and not self._opened().change(self._changes(wire.DELETE, _grouped(part))):
             return
-        for few in _parts(list({entry.network: entry for entry in part}.values()), SINGLY):
-            self._take_singly(few)
-
-    def _take_singly(self, part: Sequence[Entry]) -> None:
-        for _ in range(ROUNDS):
-            changes = [self._change(wire.DELETE, Width.of(entry.network), [entry]) for entry in part]
-            refused = self._opened().change(changes) if changes else {}
-            if not refused:
+        entries = list({entry.network: entry for entry in part}.values())
+        for _ in range(ROUNDS):  # some may end between the look and the change
+            entries = [entry for entry in entries if self._known(entry.network) is not None]
+            if not entries or not self._opened().change(self._changes(wire.DELETE, _grouped(entries))):
                 return
-            for place, code in refused.items():
-                if code != errno.ENOENT:
-                    raise refusal(code, f"take {part[place].network} out of the set {changes[place].set_name!r}")
-            part = [entry for place, entry in enumerate(part) if place not in refused]
+        raise self._restless()
 
     def _changes(self, command: int, groups: Mapping[Width, Sequence[Entry]]) -> list[wire.Change]:
-        return [self._change(command, width, group) for width, group in groups.items()]
+        return [
+            self._change(command, width, few) for width, group in groups.items() for few in _parts(group, wire.LONGEST)
+        ]
+
+    def _restless(self) -> FirewallError:
+        return FirewallError(f"The table 'inet {self.prefix}' changes all the time: something else works on it.")
 
     def _known(self, network: IPNetwork) -> Entry | None:
+        return self._found(self._opened(), network)
+
+    def _found(self, socket: NftablesSocket, network: IPNetwork) -> Entry | None:
         width = Width.of(network)
-        found = self._opened().get(
+        found = socket.get(
             width.name(self.prefix), network, lambda body: wire.entries(body, width.family, width.prefix)
         )
         return found[0] if found else None
@@ -300,21 +322,10 @@ class NftablesFirewall:
         if self._table().sets:
             libnftables.run(f"delete table inet {self.prefix}")
 
-    # In a thread, with sockets of their own: a long list holds nobody up.
+    # With a socket of its own: a long list holds nobody up.
 
-    def _listed(self) -> list[Entry]:
-        with NftablesSocket(self.prefix) as socket, collector_paused():
-            return list(self._entries(socket, read(socket, self.prefix)))
-
-    def _entries(self, socket: NftablesSocket, table: Table) -> Iterator[Entry]:
-        for width, header in table.sets.items():
-            for body in socket.listed(wire.LIST_ELEMENTS, header.name):
-                yield from wire.entries(body, width.family, width.prefix)
-
-    def _states(self) -> list[SetState]:
-        with NftablesSocket(self.prefix) as socket:
-            table = read(socket, self.prefix)
-            return [state for width in WIDTHS for state in self._state(socket, table, width)]
+    def _states(self, socket: NftablesSocket, table: Table) -> list[SetState]:
+        return [state for width in WIDTHS for state in self._state(socket, table, width)]
 
     def _state(self, socket: NftablesSocket, table: Table, plain: Width) -> Iterator[SetState]:
         """Describe a family; nothing where a set of it is missing, or the rules that look into it: open makes both."""
@@ -328,6 +339,13 @@ class NftablesFirewall:
             capacity=table.sets[plain].capacity,
             references=sum(all(_count(socket, ports) for ports in _ports(table, jump)) for jump in table.jumps()),
         )
+
+
+def _pieces(socket: NftablesSocket, table: Table) -> Iterator[Sequence[Entry]]:
+    """List all sets, in the pieces in which the kernel tells them."""
+    for width, header in table.sets.items():
+        for body in socket.listed(wire.LIST_ELEMENTS, header.name):
+            yield wire.entries(body, width.family, width.prefix)
 
 
 def _ports(table: Table, rule: wire.RuleHeader) -> Iterator[wire.SetHeader]:
@@ -348,7 +366,7 @@ def _grouped(entries: Iterable[Entry]) -> dict[Width, list[Entry]]:
     return groups
 
 
-def _parts(entries: Iterable[Entry], size: int = wire.LONGEST) -> Iterator[list[Entry]]:
+def _parts(entries: Iterable[Entry], size: int = PART) -> Iterator[list[Entry]]:
     """Cut into what one message takes, when it is its turn: a million entries are never walked in one go."""
     remaining = iter(entries)
     while part := list(itertools.islice(remaining, size)):
