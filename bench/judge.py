@@ -14,7 +14,7 @@ import argparse
 import sys
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from statistics import median
@@ -110,6 +110,9 @@ class Score:
     enough_missed: int = 0
     through: list[int] = field(default_factory=list)
     """Attempts of each attacker before his first ban."""
+    tried: int = 0
+    arrived: int = 0
+    """Attempts that were not dropped, before the first ban and after the last."""
     right: int = 0
     wrong: Counter[str] = field(default_factory=Counter)
     silent: int = 0
@@ -163,6 +166,8 @@ class Board:
                 score.enough_missed += 1
                 score.many_missed += tried >= MANY
                 self.misjudged.append(f"{play.world.name}, seed {play.world.seed}: missed {actor.name}, {tried} tries")
+        score.tried += sum(play.world.tried[key] for key in {source_key(source) for source in actor.sources})
+        score.arrived += play.made[actor]
         told = play.told[actor]
         score.right += sum(number for kind, number in told.items() if kind in actor.alerts)
         score.wrong.update({kind: number for kind, number in told.items() if kind not in actor.alerts})
@@ -244,7 +249,19 @@ def ninetieth(numbers: Sequence[int]) -> int:
 
 def show(title: str, board: Board, *, details: int) -> None:
     print(f"\n## {title}: {board.events:,} events, {board.events / max(board.seconds, 1e-9):,.0f} a second\n")
-    head = ("who", "sources", "banned", "missed >=20", "missed >=10", "median", "p90", "alerts", "wrong", "none")
+    head = (
+        "who",
+        "sources",
+        "banned",
+        "missed >=20",
+        "missed >=10",
+        "median",
+        "p90",
+        "arrived",
+        "alerts",
+        "wrong",
+        "none",
+    )
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for name, score in sorted(
         board.scores.items(), key=lambda item: (item[1].role != Role.HONEST, item[1].role, item[0])
@@ -259,6 +276,7 @@ def show(title: str, board: Board, *, details: int) -> None:
             f"{score.enough_missed} of {score.enough}" if is_attacker else "",
             f"{median(through):g}" if through else "",
             ninetieth(through) if through else "",
+            f"{score.arrived:,} of {score.tried:,}" if score.tried else "",
             score.right,
             ", ".join(f"{kind} {number}" for kind, number in sorted(score.wrong.items())) or 0,
             score.silent,
@@ -306,7 +324,7 @@ def main(arguments: Sequence[str]) -> int:
     names = chosen.worlds or [*SMALL, "week"]
     print(f"seeds {seeds.start} to {seeds.stop - 1}, worlds: {', '.join(names)}")
     policy = Policy(chosen.policy, POLICIES[chosen.policy])
-    judges = {"amiwatch": lambda: Ours(policy)}
+    judges: dict[str, Callable[[], Player]] = {"amiwatch": lambda: Ours(policy)}
     if not chosen.alone:
         judges |= {"fail2ban's counting": lambda: Counting(FAIL2BAN), "sipban's counting": lambda: Counting(SIPBAN)}
     ours = Board()

@@ -1,0 +1,183 @@
+"""Many sources together: everybody fails, or one account is attacked from everywhere."""
+
+import pytest
+
+from amiwatch.judgement.crowds import CAMPAIGN, MAX_ACCOUNTS, MAX_FAILING, STORM, Breaker, Campaigns
+from amiwatch.judgement.rules import HOUR, MINUTE
+from amiwatch.testing.builders import Case
+from tests.judgement.stories import ATTACKER, Story, logs_in
+
+PHONES = [(f"192.0.2.{number}", str(1000 + number)) for number in range(20, 60)]
+
+
+def fail_together(story: Story, case: Case = Case.WRONG_PASSWORD, *, minutes: int = 15, **details: str) -> None:
+    """Let all phones try twice a minute."""
+    for _ in range(2 * minutes):
+        for source, account in PHONES:
+            story.wait(30 / len(PHONES))
+            story.attempt(case, source=source, account=account, **details)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize("case", [Case.WRONG_PASSWORD, Case.UNKNOWN_ACCOUNT_ANSWERED])
+def test_a_mass_failure_is_one_alert_and_no_ban(case: Case, is_known: bool) -> None:
+    story = Story()
+    for source, account in PHONES if is_known else ():
+        logs_in(story, source, account)
+    fail_together(story, case, transport="TCP")
+    assert story.kinds() == ["mass_failure"]
+    assert not story.bans
+    for source, account in PHONES:
+        logs_in(story, source, account, transport="TCP")
+    assert story.kinds() == ["mass_failure"]  # who works again has not found a password
+
+
+def test_an_office_without_trust_survives_a_mass_failure() -> None:
+    story = Story()
+    for _ in range(30):
+        for source, account in PHONES[:30]:
+            story.attempt(Case.WRONG_PASSWORD, source=source, account=account)
+        story.tries(Case.WRONG_PASSWORD, (f"2{number:03}" for number in range(10)), every=2, source="198.51.100.5")
+        story.wait(10)
+    assert not story.bans
+
+
+def test_a_scanner_a_cracker_and_a_manager_guesser_are_banned_during_a_mass_failure() -> None:
+    story = Story()
+    fail_together(story, minutes=2)
+    story.tries(Case.UNKNOWN_ACCOUNT, (str(number) for number in range(100, 140)), every=0.1)
+    story.tries(Case.WRONG_PASSWORD, ["1001"] * 30, every=1, source="203.0.113.67")
+    story.tries(Case.AMI_WRONG_SECRET, ["admin"] * 3, every=8, source="203.0.113.68")
+    assert story.banned() == {f"{ATTACKER}/32", "203.0.113.67/32", "203.0.113.68/32"}
+
+
+def test_phones_that_always_fail_are_no_mass() -> None:
+    story = Story()
+    for number in range(len(PHONES)):
+        story.wait(20)
+        for source, account in PHONES[: number + 1]:
+            story.attempt(Case.WRONG_PASSWORD, source=source, account=account)
+    assert "mass_failure" not in story.kinds()
+
+
+def test_the_breaker_closes_when_the_failure_is_over() -> None:
+    story = Story()
+    fail_together(story, minutes=2)
+    story.wait(HOUR)
+    story.tries(Case.UNKNOWN_ACCOUNT, ["a", "b", "c", "d", "e"], every=1)
+    assert story.banned() == {f"{ATTACKER}/32"}
+
+
+def test_a_storm_of_forged_strangers_bans_nobody_and_hides_no_proven_attacker() -> None:
+    story = Story()
+    for turn in range(6):
+        for number in range(100):
+            story.wait(0.005)
+            story.attempt(Case.UNKNOWN_ACCOUNT, source=f"198.51.100.{number}", account=str(100 + turn))
+    assert story.kinds() == ["unproven_storm"]
+    assert not story.bans
+    story.tries(Case.UNKNOWN_ACCOUNT, ["a", "b", "c", "d"], every=1, transport="TLS")
+    assert story.banned() == {f"{ATTACKER}/32"}
+
+
+def test_forged_packets_alone_are_never_called_a_mass_failure() -> None:
+    breaker = Breaker()
+    opened = [breaker.begin(str(number), number / 10, could_be_forged=True) for number in range(STORM)]
+    assert opened == [False] * (STORM - 1) + [True]
+    assert breaker.is_storm
+
+
+def test_the_breaker_is_bounded() -> None:
+    breaker = Breaker()
+    for number in range(2 * MAX_FAILING):
+        breaker.begin(str(number), number / 10_000, could_be_forged=False)
+        breaker.go_on(number, number / 10_000)
+    assert len(breaker._onsets) <= STORM
+    assert len(breaker._failing) <= MAX_FAILING
+
+
+def test_an_account_guessed_from_many_addresses_is_one_alert_about_the_account() -> None:
+    story = Story()
+    for number in range(50):
+        story.wait(60)
+        story.attempt(Case.WRONG_PASSWORD, source=f"198.51.100.{number}", account="1001")
+    (alert,) = story.alerts
+    assert (alert.kind, alert.address, alert.account) == ("account_attacked", None, "1001")
+    assert f"{CAMPAIGN} addresses" in alert.reason
+    assert not story.bans
+
+
+def test_trusted_addresses_and_quiet_days_make_no_campaign() -> None:
+    story = Story()
+    for number in range(50):
+        logs_in(story, f"192.0.2.{number + 20}", "1002")
+        story.attempt(Case.WRONG_PASSWORD, source=f"192.0.2.{number + 20}", account="1001")
+        story.wait(MINUTE)
+    for number in range(50):
+        story.wait(2 * HOUR)
+        story.attempt(Case.WRONG_PASSWORD, source=f"198.51.100.{number}", account="1001")
+    assert "account_attacked" not in story.kinds()
+
+
+def test_accounts_watched_are_bounded() -> None:
+    campaigns = Campaigns()
+    for number in range(MAX_ACCOUNTS + 100):
+        for key in range(2):
+            campaigns.guess(str(number), key, 0)
+    assert len(campaigns) == MAX_ACCOUNTS
+    for key in range(1000):
+        campaigns.guess("last", key, 0)
+    assert len(campaigns._accounts["last"]) == CAMPAIGN
+
+
+# What the worlds taught about single sources.
+
+
+def test_a_carrier_that_pings_and_withholds_numbers_is_reported_and_not_banned() -> None:
+    story = Story()
+    names = ["ping", "+4930111222", "anonymous", "+4930111223", "", "+4930111224"]
+    for turn in range(20):
+        story.tries(Case.UNKNOWN_ACCOUNT, names, every=4)
+        story.wait(3)
+        assert not story.bans, turn
+    assert story.kinds() == ["unknown_carrier"]
+
+
+def test_two_names_that_are_no_callers_are_no_carriers() -> None:
+    story = Story()
+    story.tries(Case.UNKNOWN_ACCOUNT, ["ping", "+4930111222", "admin", "+4930111223", "+4930111224"], every=4)
+    assert story.bans
+
+
+def test_a_monitor_that_keeps_its_call_id_and_loses_an_answer_now_and_then_is_not_banned() -> None:
+    story = Story()
+    for turn in range(500):
+        story.attempt(Case.UNMATCHED, session="always-the-same")
+        if turn % 10 == 0:
+            story.wait(0.5)
+            story.attempt(Case.UNMATCHED, session="always-the-same")
+        story.wait(30)
+    assert not story.bans
+
+
+def test_people_of_a_call_centre_who_mistype_at_the_same_time_are_no_thieves() -> None:
+    story = Story()
+    logs_in(story, "192.0.2.7", "1000", transport="TLS")
+    for number in range(8):
+        story.attempt(Case.WRONG_PASSWORD, source="192.0.2.7", account=str(1001 + number), transport="TLS")
+        story.wait(5)
+    for number in range(8):
+        logs_in(story, "192.0.2.7", str(1001 + number), transport="TLS")
+    assert "password_found" not in story.kinds()
+
+
+def test_trusted_accounts_that_were_deleted_are_no_enumeration() -> None:
+    """A reload that lost all endpoints: 40 phones behind one address are all unknown at once."""
+    story = Story()
+    accounts = [str(1001 + number) for number in range(40)]
+    for account in accounts:
+        logs_in(story, "192.0.2.7", account, transport="TLS")
+    story.tries(Case.UNKNOWN_ACCOUNT_ANSWERED, accounts, every=0.2, source="192.0.2.7", transport="TLS")
+    assert not story.bans
+    story.tries(Case.UNKNOWN_ACCOUNT, (f"x{n}" for n in range(20)), every=0.2, source="192.0.2.7", transport="TLS")
+    assert story.bans
