@@ -7,6 +7,7 @@ from contextlib import closing
 
 import pytest
 
+from amiwatch.firewall import libnftables
 from amiwatch.testing.netns import Wire
 
 
@@ -116,3 +117,31 @@ def test_without_rights_the_kernel_is_not_touched_and_the_code_says_why(program)
     assert done.returncode == 77
     assert done.stderr.startswith("amiwatch: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.kernel
+def test_the_commands_work_with_nftables_as_with_ipset(call):
+    if why := libnftables.missing():
+        pytest.skip(why)
+
+    def kernel(*arguments: str, **more: str):
+        return call(*arguments, AMIWATCH_FIREWALL="nftables", AMIWATCH_SET_NAME="clinft", **more)
+
+    try:
+        assert kernel("firewall", "install").exit_code == 0
+        shown = kernel("firewall", "show")
+        assert shown.exit_code == 0
+        assert "set clinft4      0 of 1000000 entries, used by 2 rules" in shown.stdout
+        assert "in the table inet clinft, first; 0 packets" in shown.stdout
+        checked = kernel("check").stdout
+        assert "works here, and is what bans here" in checked
+        assert "first in the table inet clinft" in checked
+        with Wire() as wire, wire.receiver(5060) as pbx:
+            assert kernel("ban", "198.51.100.7").exit_code == 0
+            wire.send_from("198.51.100.7", 5060, b"banned")
+            wire.send_from("198.51.100.8", 5060, b"honest")
+            assert pbx.recv(2048) == b"honest"
+            assert "1 packet dropped since it was put there" in kernel("why", "198.51.100.7").stdout
+    finally:
+        assert kernel("firewall", "remove", "--yes").exit_code == 0
+    assert kernel("firewall", "show").exit_code == 1
