@@ -432,7 +432,10 @@ class Judge:
 
     def _is_of_a_crowd(self, source: Source, rule: Rule, now: float, is_proven: bool, is_trusted: bool) -> bool:
         """Tell whether a source fails as many others do just now, and is no worse than phones that fail."""
-        if rule.measure in _NEVER_SPARED or source.is_hurried or (self._breaker.is_storm and is_proven):
+        # Whoever bans at the first attempt wants no patience.
+        if Unless.CROWD not in rule.unless or rule.limit == 1:
+            return False
+        if source.is_hurried or (self._breaker.is_storm and is_proven):
             return False
         if rule.measure is Measure.ACCOUNTS and is_trusted and is_proven:
             return False  # its own accounts were not counted
@@ -575,8 +578,6 @@ _MEASURES: dict[Outcome, Measure] = {"guess": Measure.GUESSES, "ami": Measure.AM
 _NOT_COVERED = frozenset({Measure.ACCOUNTS, Measure.AMI, Measure.TRIPWIRE})
 """What trust does not excuse: enumerations, guessing at the manager, tripwires."""
 
-_NEVER_SPARED = frozenset({Measure.AMI, Measure.TRIPWIRE})
-"""What no mass failure explains."""
 
 _NOT_FORGED = frozenset({"password_found"})
 """Alerts that a forged packet can't raise, so that no ceiling holds them back."""

@@ -41,6 +41,8 @@ class Unless(StrEnum):
     """No password ever tried, at a calm pace, and always the same account or callers' numbers."""
     PHONE = "phone"
     """One single account, failing again and again at a steady pace: an old password, a deleted account."""
+    CROWD = "crowd"
+    """Many quiet sources begin to fail at once (``crowds.py``), and this one is no worse than phones that fail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +64,17 @@ _M, _U = Measure, Unless
 
 OFFICE: tuple[Rule, ...] = (
     _rule("tripwire", _M.TRIPWIRE, 1, 7 * DAY),
-    _rule("scan_rush", _M.ACCOUNTS, 4, 10, _U.CARRIER),
-    _rule("scan", _M.ACCOUNTS, 5, 10 * MINUTE, _U.CARRIER),
-    _rule("scan_day", _M.ACCOUNTS, 5, DAY, _U.CARRIER),
-    _rule("scan_week", _M.ACCOUNTS, 8, 7 * DAY, _U.CARRIER),
-    _rule("attempts_rush", _M.ATTEMPTS, 8, 5, _U.CARRIER),
-    _rule("attempts", _M.ATTEMPTS, 10, 10 * MINUTE, _U.CARRIER, _U.PHONE),
-    _rule("attempts_day", _M.ATTEMPTS, 20, DAY, _U.CARRIER, _U.PHONE),
-    _rule("guess", _M.GUESSES, 10, 10 * MINUTE, _U.PHONE),
-    _rule("guess_day", _M.GUESSES, 20, DAY, _U.PHONE),
-    _rule("unanswered", _M.UNANSWERED, 10, 10 * MINUTE, _U.CARRIER),
-    _rule("unanswered_day", _M.UNANSWERED, 30, DAY, _U.CARRIER),
+    _rule("scan_rush", _M.ACCOUNTS, 4, 10, _U.CARRIER, _U.CROWD),
+    _rule("scan", _M.ACCOUNTS, 5, 10 * MINUTE, _U.CARRIER, _U.CROWD),
+    _rule("scan_day", _M.ACCOUNTS, 5, DAY, _U.CARRIER, _U.CROWD),
+    _rule("scan_week", _M.ACCOUNTS, 8, 7 * DAY, _U.CARRIER, _U.CROWD),
+    _rule("attempts_rush", _M.ATTEMPTS, 8, 5, _U.CARRIER, _U.CROWD),
+    _rule("attempts", _M.ATTEMPTS, 10, 10 * MINUTE, _U.CARRIER, _U.PHONE, _U.CROWD),
+    _rule("attempts_day", _M.ATTEMPTS, 20, DAY, _U.CARRIER, _U.PHONE, _U.CROWD),
+    _rule("guess", _M.GUESSES, 10, 10 * MINUTE, _U.PHONE, _U.CROWD),
+    _rule("guess_day", _M.GUESSES, 20, DAY, _U.PHONE, _U.CROWD),
+    _rule("unanswered", _M.UNANSWERED, 10, 10 * MINUTE, _U.CARRIER, _U.CROWD),
+    _rule("unanswered_day", _M.UNANSWERED, 30, DAY, _U.CARRIER, _U.CROWD),
     _rule("ami", _M.AMI, 3, 10 * MINUTE),
     _rule("ami_day", _M.AMI, 6, DAY),
 )

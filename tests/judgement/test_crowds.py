@@ -1,9 +1,11 @@
 """Many sources together: everybody fails, or one account is attacked from everywhere."""
 
+from dataclasses import replace
+
 import pytest
 
 from amiwatch.judgement.crowds import CAMPAIGN, MAX_ACCOUNTS, MAX_FAILING, STORM, Breaker, Campaigns
-from amiwatch.judgement.rules import HOUR, MINUTE
+from amiwatch.judgement.rules import CLOSED, HOUR, MINUTE, OFFICE
 from amiwatch.testing.builders import Case
 from tests.judgement.stories import ATTACKER, Story, logs_in
 
@@ -181,3 +183,14 @@ def test_trusted_accounts_that_were_deleted_are_no_enumeration() -> None:
     assert not story.bans
     story.tries(Case.UNKNOWN_ACCOUNT, (f"x{n}" for n in range(20)), every=0.2, source="192.0.2.7", transport="TLS")
     assert story.bans
+
+
+def test_who_bans_at_the_first_attempt_does_so_in_a_crowd_too() -> None:
+    for policy in (CLOSED, tuple(replace(rule, limit=1) if rule.name == "scan" else rule for rule in OFFICE)):
+        for details in ({}, {"transport": "TCP"}):
+            story = Story(rules=policy)
+            for number in range(100):
+                story.wait(0.1)
+                source = f"198.51.100.{number + 1}"
+                story.attempt(Case.UNKNOWN_ACCOUNT, account=f"name{number}", source=source, **details)
+                assert len(story.bans) == number + 1
