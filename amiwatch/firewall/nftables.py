@@ -177,7 +177,6 @@ class NftablesFirewall:
             libnftables.run(script)
             for width in wanted:
                 if width not in table.sets:
-                    self._shrink(width)
                     log.info("set created name=%s maxelem=%d", width.name(self.prefix), width.size(self.maxelem))
         self._widths = set(wanted)
 
@@ -191,14 +190,6 @@ class NftablesFirewall:
                     f"the table with 'nft delete table inet {self.prefix}', or give amiwatch another set name."
                 )
         return table
-
-    def _shrink(self, width: Width) -> None:
-        """
-        Let a new set begin small: the kernel gives it at once all the buckets that ``size`` will need (16 MB for a
-        million), and takes back what is too much when something is deleted (rhashtable, automatic_shrinking).
-        """
-        for command in (wire.ADD, wire.DELETE):
-            self._opened().change([self._change(command, width, [Entry(width.first(), 1)])])
 
     def _rebuild(self, table: Table) -> None:
         """Give the sets our options, and put their entries back, which are not dropped for a moment."""
