@@ -171,7 +171,8 @@ class Board:
         told = play.told[actor]
         score.right += sum(number for kind, number in told.items() if kind in actor.alerts)
         score.wrong.update({kind: number for kind, number in told.items() if kind not in actor.alerts})
-        if actor.must_alert and not told.keys() & actor.alerts:
+        is_out = any(source_key(source) in play.banned for source in actor.sources)
+        if actor.must_alert and not is_out and not told.keys() & actor.alerts:
             score.silent += 1
         if "account_attacked" in actor.alerts and actor in play.alarmed:
             self.alarms.append(play.alarmed[actor])

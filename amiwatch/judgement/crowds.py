@@ -46,7 +46,7 @@ telephone with an old password that roams has fewer."""
 CAMPAIGN_TIME = DAY
 
 MAX_ACCOUNTS = 5_000
-"""Accounts watched for campaigns (10 MB at most): those that exist, so there can't be many more."""
+"""Accounts watched for campaigns (15 MB at most): those that exist, so there can't be many more."""
 
 
 class Breaker:
