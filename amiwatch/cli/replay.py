@@ -65,17 +65,24 @@ def replayed(paths: Iterable[Path], settings: Settings, summary: Summary) -> Ite
     """
     judge, faults = judge_of(settings), list[str]()
     streams = [_timed(_chunks(path, opened(path), faults), summary) for path in paths]
-    now = 0.0
-    for at, event in heapq.merge(*streams, key=itemgetter(0)):
-        now = max(now, at)
-        for verdict in judge.see(event, now):
-            judge.ledger.expire(now)
-            summary.bans += isinstance(verdict, Ban)
-            summary.alerts += isinstance(verdict, Alert)
-            yield verdict
+    for verdict in _judged(judge, heapq.merge(*streams, key=itemgetter(0))):
+        summary.bans += isinstance(verdict, Ban)
+        summary.alerts += isinstance(verdict, Alert)
+        yield verdict
     summary.attempts = judge.counters.attempts
     if faults:
         raise CutShort("\n".join(faults))
+
+
+def _judged(judge: Judge, events: Iterable[tuple[float, SecurityEvent]]) -> Iterator[Verdict]:
+    now = 0.0
+    for at, event in events:
+        now = max(now, at)
+        if said := judge.see(event, now):
+            judge.ledger.expire(now)
+            yield from said
+    # What nobody answered until the end was not answered.
+    yield from judge.sweep(now + judge.policy.answer_time)
 
 
 def judge_of(settings: Settings) -> Judge:

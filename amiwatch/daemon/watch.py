@@ -42,7 +42,7 @@ from amiwatch.judgement.judge import Judge
 from amiwatch.judgement.networks import key_network, source_key
 from amiwatch.judgement.reasons import duration
 from amiwatch.judgement.safe import PRIVATE
-from amiwatch.judgement.values import TEXT_LIMIT, Alert, Ban, IPAddress, IPNetwork, SecurityEvent
+from amiwatch.judgement.values import TEXT_LIMIT, Alert, Ban, IPAddress, IPNetwork, SecurityEvent, Verdict
 from amiwatch.notify import Listener
 from amiwatch.notify.systemd import ALIVE, READY, STOPPING, notify, reloading, status, watchdog_interval
 from amiwatch.store.reader import Reader
@@ -269,13 +269,17 @@ class Daemon:
                 self._strange = 0
                 if is_debug:
                     log.debug("event pbx=%s %s", pbx, _brief(item))
-                for verdict in judge.see(item, now):
-                    if type(verdict) is Ban:
-                        self._banned(verdict, pbx, received)
-                    elif type(verdict) is Alert:
-                        self._alerted(verdict, pbx)
+                if said := judge.see(item, now):
+                    self._take(said, pbx, received)
             elif type(item) is Tampered:
                 self._refused(item, pbx, now)
+
+    def _take(self, verdicts: Sequence[Verdict], pbx: str, received: float) -> None:
+        for verdict in verdicts:
+            if isinstance(verdict, Ban):
+                self._banned(verdict, pbx, received)
+            else:
+                self._alerted(verdict, pbx)
 
     def _banned(self, ban: Ban, pbx: str, received: float) -> None:
         self._enforcer.order(Order(ban, pbx, received), is_alone=not self._waiting)
@@ -688,6 +692,7 @@ class Daemon:
         self._hand_over(store)
 
     async def _reconcile(self) -> None:
+        self._take(self.judge.sweep(self.now()), "", perf_counter())
         self.judge.ledger.expire(self.now())
         await self._enforcer.reconcile()
 

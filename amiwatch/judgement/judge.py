@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import inf
 from random import Random
 from typing import Literal
@@ -71,6 +72,9 @@ ALERTS_A_MINUTE = 60
 CROWD_PAUSE = 1.0
 """How long a source that a storm excuses is not looked at again, in seconds: a flood must cost little."""
 
+SWEEP = 2_000
+"""Sources looked at in one sweep: some 10 ms."""
+
 FOUND_AFTER = 5
 """Passwords tried on an account before its success is called a guess: people need up to four."""
 
@@ -109,6 +113,8 @@ class Judge:
         """Networks that are never banned, each with the words that say why."""
         self.allow({})
         self._alerted: OrderedDict[tuple[str, int | str | None], float] = OrderedDict()
+        self._asked: OrderedDict[int, None] = OrderedDict()
+        """Sources with challenges that may stay unanswered: nothing else may ever come from them."""
         self._breaker = Breaker()
         self._campaigns = Campaigns()
         self._bans = _Ceiling()
@@ -221,6 +227,9 @@ class Judge:
             if session in source.unanswered:
                 self._leave_unanswered(key, source, session, event, now)
             source.unanswered[session] = now
+            self._asked[key] = None
+            if len(self._asked) > self.policy.max_sources:
+                self._asked.popitem(last=False)
             dialogue.is_proven = event.is_proven
             if event.service == "SIP":
                 dialogue.account = event.account
@@ -399,6 +408,23 @@ class Judge:
         source.note(Measure.UNANSWERED, since, is_proven=dialogue.is_proven)
         if event.service == "SIP":
             source.note(Measure.ACCOUNTS, now, is_proven=False, account=account)
+
+    def sweep(self, now: float) -> list[Verdict]:
+        """
+        Judge sources whose challenges stayed unanswered and from which nothing came since.
+
+        To be called every few seconds; looks at ``SWEEP`` sources at most.
+        """
+        said: list[Verdict] = []
+        for key in list(islice(self._asked, SWEEP)):
+            source = self.sources.get(key)
+            if source is not None and source.unanswered and source.evidence:
+                said += self._overdue(key, source, source.evidence[-1], now, source.total)
+                if source.unanswered:
+                    self._asked.move_to_end(key)
+                    continue
+            del self._asked[key]
+        return said
 
     # Judging.
 

@@ -751,3 +751,25 @@ def test_a_reason_is_a_sentence_with_numbers() -> None:
         "5 unknown accounts in 40 s (limit 5 in 10 min): '100', '101', '102', '103', '104'; 5 attempts in all; "
         "no password tried; its address is not proven (UDP); no trust; first offence"
     )
+
+
+def test_a_burst_of_challenges_that_nobody_answers_is_judged_though_nothing_follows() -> None:
+    story = Story()
+    for number in range(60):
+        story.wait(0.1)
+        story.attempt(Case.UNMATCHED, session=f"burst-{number}")
+    assert not story.bans
+    assert not story.judge.sweep(story.now)
+    (ban,) = story.judge.sweep(story.now + story.judge.policy.answer_time)
+    assert (str(ban.network), ban.rule) == (f"{ATTACKER}/32", "unanswered")
+    assert not story.judge.sweep(story.now + HOUR)
+
+
+def test_sweeping_forgets_who_was_answered() -> None:
+    story = Story()
+    for number in range(30):
+        session = f"phone-{number}"
+        story.see(security_event("ChallengeSent", account="<unknown>", session=session, source=PHONE))
+        story.see(security_event("SuccessfulAuth", account="1001", session=session, source=PHONE))
+    assert not story.judge.sweep(story.now + HOUR)
+    assert not story.judge._asked
