@@ -11,8 +11,8 @@ import asyncio
 import logging
 import multiprocessing
 import os
-import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -255,16 +255,42 @@ async def restart(folder: Path, count: int) -> None:
 
 
 async def idle(folder: Path) -> None:
+    """Look at the program itself, as it is when nothing happens."""
     asterisk = Asterisk()
     path = folder / "idle"
     path.mkdir()
-    async with running(asterisk.port, path):
-        await asyncio.sleep(2)
-        cpu = process_time()
-        await asyncio.sleep(20)
-        used = (process_time() - cpu) / 20
-        print(f"idle: CPU {100 * used:.2f} % of a core")
+    environ = {
+        "AMIWATCH_AMI__PORT": str(asterisk.port),
+        "AMIWATCH_AMI__SECRET": "secret",
+        "AMIWATCH_DATABASE": str(path / "bench.db"),
+    }
+    program = subprocess.Popen(
+        [sys.executable, "-m", "amiwatch", "run"], env=os.environ | environ, stderr=subprocess.DEVNULL
+    )
+    await asyncio.sleep(4)
+    before = _cpu(program.pid)
+    await asyncio.sleep(30)
+    share = (_cpu(program.pid) - before) / 30
+    resident = next(
+        line.split()[1]
+        for line in Path(f"/proc/{program.pid}/status").read_text().splitlines()
+        if line.startswith("VmRSS")
+    )
+    began = perf_counter()
+    program.terminate()
+    program.wait()
+    took = perf_counter() - began
+    print(
+        f"idle: RSS {int(resident) / 1024:.0f} MB, CPU {100 * share:.2f} % of a core (with the iptables that it asks), "
+        f"stops in {took * 1000:.0f} ms"
+    )
     asterisk.close()
+
+
+def _cpu(pid: int) -> float:
+    """Return the CPU seconds of a process and the children that it waited for."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -277,7 +303,6 @@ def main() -> None:
         asyncio.run(restart(folder, 100_000))
         if "--all" in sys.argv:
             asyncio.run(restart(folder, 1_000_000))
-    print(f"highest RSS of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
 
 
 if __name__ == "__main__":
