@@ -148,8 +148,10 @@ class Daemon:
         self._saved_events = 0
         self._saved_at = 0.0
         self._strange_store: bool | None = None
+        self._knows_bans = False
+        """The database's bans were taken over: what else the kernel holds is unknown to it."""
         self._is_acquainted = False
-        """What the database knew at the start was taken over."""
+        """All that the database knew at the start was taken over."""
         self._refreshing = asyncio.Lock()
         self._reloading = asyncio.Event()
         self._stored_allow: Sequence[AllowEntry] = ()
@@ -351,7 +353,7 @@ class Daemon:
         if self.judge.allowed.overlapping(network) is not None:
             return False
         self.judge.ledger.put(network, None if seconds is None else self.now() + seconds)
-        if self._is_acquainted:  # else the database may know it: that is seen when it can be read
+        if self._knows_bans:  # else the database may know it: that is seen when it can be read
             await self._put_recovered(network, seconds)
         return True
 
@@ -614,9 +616,9 @@ class Daemon:
         # The collector would walk the growing ledger again and again, and find nothing (measured: half of the time).
         gc.disable()
         try:
-            has_bans = await self._is_learned(self._learn_bans(store))
+            self._knows_bans = await self._is_learned(self._learn_bans(store))
             async with self._opened_firewall():
-                self._is_acquainted = await self._is_learned(self._learn_people(store)) and has_bans
+                self._is_acquainted = await self._is_learned(self._learn_people(store)) and self._knows_bans
                 gc.freeze()
                 gc.enable()
                 yield
@@ -636,8 +638,8 @@ class Daemon:
 
     async def _remember(self, store: Store, known: set[IPNetwork] | None = None) -> None:
         """Take over what the database knows; its bans are added to ``known``."""
-        has_bans = await self._is_learned(self._learn_bans(store, known))
-        self._is_acquainted = await self._is_learned(self._learn_people(store)) and has_bans
+        self._knows_bans = await self._is_learned(self._learn_bans(store, known))
+        self._is_acquainted = await self._is_learned(self._learn_people(store)) and self._knows_bans
 
     @staticmethod
     async def _is_learned(learning: Awaitable[None]) -> bool:
