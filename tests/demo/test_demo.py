@@ -174,7 +174,9 @@ def test_plain_lines_show_that_attackers_arrive_no_more(performances: dict[str, 
     assert lines[-1] == "Every attacker was banned and heard no more; nobody else lost a packet."
     told = re.findall(r"([\d.]+) ms from the event to the kernel; (\d+) packets .* 0 arrived; .* dropped (\d+)", text)
     assert len(told) == len(BANNED)
-    assert all(float(ms) < 1000 and 0 < int(after) == int(dropped) for ms, after, dropped in told)
+    # A packet that was on its way when the ban came is dropped too, but was sent before. That sent is arrived plus
+    # dropped, to the packet, is what exit code 0 says.
+    assert all(float(ms) < 1000 and 0 < int(after) <= int(dropped) for ms, after, dropped in told)
     with Reader(folder / "demo.db") as reader:
         assert {str(ip_network(ban.network)).removesuffix("/32") for ban in reader.bans()} == BANNED
         assert {alert.address for alert in reader.alerts()} == REPORTED
