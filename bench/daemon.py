@@ -25,6 +25,7 @@ from time import perf_counter, process_time, time
 from amiwatch.config import Settings, load
 from amiwatch.daemon.watch import Daemon
 from amiwatch.firewall.ipset import IpsetFirewall
+from amiwatch.firewall.rule import DropRule
 from amiwatch.judgement.values import Alert, Ban, IPNetwork
 from amiwatch.store.writer import Store
 from amiwatch.testing import netns
@@ -212,6 +213,14 @@ async def flood(folder: Path) -> None:
         print(f"  median {statistics.median(rates):,.0f} events/s through the whole daemon")
 
 
+async def clean() -> None:
+    """Take rule and sets away, as a reboot does."""
+    await DropRule().remove()
+    firewall = IpsetFirewall(maxelem=2_000_000)
+    await firewall.remove_sets()
+    await firewall.close()
+
+
 async def restart(folder: Path, count: int) -> None:
     path = folder / f"restart-{count}"
     path.mkdir()
@@ -227,9 +236,7 @@ async def restart(folder: Path, count: int) -> None:
             )
             if number % 50_000 == 49_999:
                 await store.flush()
-    firewall = IpsetFirewall(maxelem=2_000_000)
-    await firewall.remove_sets()
-    await firewall.close()
+    await clean()
     asterisk = Asterisk()
     os.environ["AMIWATCH_SET_SIZE"] = "2000000"
     began = perf_counter()
@@ -249,9 +256,7 @@ async def restart(folder: Path, count: int) -> None:
     daemon.stop()
     await task
     asterisk.close()
-    firewall = IpsetFirewall(maxelem=2_000_000)
-    await firewall.remove_sets()
-    await firewall.close()
+    await clean()
 
 
 async def idle(folder: Path) -> None:
@@ -294,7 +299,7 @@ def _cpu(pid: int) -> float:
 
 
 def main() -> None:
-    logging.disable(logging.INFO)
+    logging.disable(logging.ERROR)
     netns.enter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
