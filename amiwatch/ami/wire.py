@@ -258,10 +258,6 @@ class Wire:
         """Let the answer with this ActionID end the taint. It must be random: whoever guesses it is believed."""
         self._boundary = action_id
 
-    def clear_taint(self) -> None:
-        """Believe what follows."""
-        self._taint = _Taint.NONE
-
     def feed(self, data: bytes) -> list[Item]:
         """Take the next bytes, in any chunking, and return what they complete, in order."""
         items: list[Item] = []

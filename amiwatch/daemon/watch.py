@@ -1,8 +1,8 @@
 """
 The daemon: one consumer takes what the AMI readers bring, judges it, and sends verdicts on their way.
 
-Rule 1: the reader never waits. ``receive`` only queues; what is too much is shed, repeats of banned sources first, and
-counted.
+Rule 1: the reader never waits. ``receive`` judges a lone newcomer on the spot, which is bounded, and queues the rest;
+what is too much is shed, repeats of banned sources first, and counted.
 
 Rule 2: block first, record right behind. A ban is put to the store when the kernel has it (or refused it).
 """
