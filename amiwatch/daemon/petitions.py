@@ -184,7 +184,7 @@ class Clerk:
         for number, network in enumerate(networks):
             self._daemon.lift(network, by=request.asked_by, reason=request.comment or "unbanned with all")
             self._pardon(network)
-            await self._daemon.breathe(number)
+            await self._daemon.memory.breathe(number)
         await self._daemon.settle()
         return Answer(f"{_counted(len(networks), 'ban')} lifted{self._trouble()}")
 
@@ -196,7 +196,7 @@ class Clerk:
         self._store.put_allow(AllowEntry(target, request.comment, now, until, request.asked_by))
         await self._store.flush()
         before = len(self._daemon.judge.ledger)
-        await self._daemon.refresh_allowlist()
+        await self._daemon.allowlist.refresh()
         await self._daemon.settle()
         lifted = before - len(self._daemon.judge.ledger)
         ended = f"; {_counted(lifted, 'ban')} lifted" if lifted else ""
@@ -214,7 +214,7 @@ class Clerk:
             )
         self._store.put_disallow(target)
         await self._store.flush()
-        await self._daemon.refresh_allowlist()
+        await self._daemon.allowlist.refresh()
         return Answer(f"{target} is judged like everybody else from now on")
 
     async def _forget(self, request: Request) -> Answer:

@@ -12,41 +12,35 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import signal
-import statistics
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
-from ipaddress import ip_network
-from math import inf
-from pathlib import Path
 from time import perf_counter
 
 from amiwatch import __version__
 from amiwatch.ami.client import AmiClient, Link, LinkState
 from amiwatch.ami.wire import Item, Tampered
 from amiwatch.config import AmiSettings, Settings, load
+from amiwatch.daemon.allowlist import Allowlist
+from amiwatch.daemon.books import Books
 from amiwatch.daemon.clock import SteadyClock
 from amiwatch.daemon.enforcer import Done, Enforcer, Order
-from amiwatch.daemon.host import resolve, safe_networks
 from amiwatch.daemon.lock import only_one
+from amiwatch.daemon.memory import Memory
 from amiwatch.daemon.petitions import Clerk
 from amiwatch.errors import ConfigurationError, StoreError
 from amiwatch.firewall.base import Firewall
 from amiwatch.firewall.scope import Scope
 from amiwatch.firewall.table import make_firewall, make_rule
 from amiwatch.judgement.judge import Judge
-from amiwatch.judgement.networks import key_network, source_key
+from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.reasons import duration
-from amiwatch.judgement.safe import PRIVATE
-from amiwatch.judgement.values import TEXT_LIMIT, Alert, Ban, IPAddress, IPNetwork, SecurityEvent, Verdict
+from amiwatch.judgement.values import TEXT_LIMIT, Alert, Ban, IPNetwork, SecurityEvent, Verdict
 from amiwatch.notify import Listener
-from amiwatch.notify.systemd import ALIVE, READY, STOPPING, notify, reloading, status, watchdog_interval
-from amiwatch.store.reader import Reader
-from amiwatch.store.records import AllowEntry, AttemptCount, Status
+from amiwatch.notify.systemd import ALIVE, READY, STOPPING, notify, reloading, watchdog_interval
 from amiwatch.store.writer import Store
 
 log = logging.getLogger(__name__)
@@ -66,9 +60,6 @@ TICK = 0.25
 SAVE_TIME = 1.0
 """Seconds between two handovers of sums and status to the store, while something happens."""
 
-SIGN_TIME = 10.0
-"""Seconds between two signs of life while nothing does."""
-
 REFRESH_TIME = 60.0
 """Seconds between two looks at the machine's own addresses and the allowlist's names."""
 
@@ -80,12 +71,6 @@ SAMPLES_A_MINUTE = 60
 
 STRANGE_RUN = 20
 """Blocks refused in a row from which on a new version of Asterisk is more likely than an attacker."""
-
-PUT_SLICE = 500
-"""Rows put into the store's queue between two turns of the event loop: some 5 ms."""
-
-STORE_CROWDED = 50_000
-"""Rows that wait for the disk from which on a chore that writes by the hundred thousand waits, too."""
 
 COMMAND_TIME = 5.0
 """Seconds that a command which does a request itself waits for another one to finish; each takes a fraction of one."""
@@ -145,30 +130,22 @@ class Daemon:
         self._strange = 0
         self._said_shed = 0
         self._said_tainted = 0
-        self._saved_events = 0
-        self._saved_at = 0.0
-        self._strange_store: bool | None = None
-        self._knows_bans = False
-        """The database's bans were taken over: what else the kernel holds is unknown to it."""
-        self._is_acquainted = False
-        """All that the database knew at the start was taken over."""
-        self._refreshing = asyncio.Lock()
         self._reloading = asyncio.Event()
-        self._stored_allow: Sequence[AllowEntry] = ()
-        self._resolved: dict[str, list[IPAddress]] = {}
-        """Last known addresses of names, for as long as a name server is silent."""
-        self._allowed: dict[IPNetwork, str] = {}
-        self._links: dict[str, LinkState] = {}
-        self._hearing_since: dict[str, float] = {}
+        self.links: dict[str, LinkState] = {}
+        self.hearing_since: dict[str, float] = {}
+        """When each link that hears began to, in UTC."""
+        self.memory = Memory(self)
+        self.allowlist = Allowlist(self)
+        self.books = Books(self)
         self._clients: list[AmiClient] = []
-        self._store: Store | None = None
+        self.store: Store | None = None
         self._clerk: Clerk | None = None
         self._enforcer = Enforcer(
             self.firewall,
             self.judge.ledger,
             now=self.now,
             done=self._record,
-            adopted=self._adopt,
+            adopted=self.memory.adopt,
             evicted=self._evicted,
             is_enforcing=self.is_enforcing,
             rule=make_rule(self.firewall.name, settings.set_name)
@@ -206,16 +183,16 @@ class Daemon:
 
     def link_changed(self, pbx: str, state: LinkState, detail: str) -> None:
         """Record how a link is, and the gaps in which nothing was heard."""
-        self._links[pbx] = state
+        self.links[pbx] = state
         at = self.now.utc(self.now())
-        if self._store is not None:
-            self._store.put_link(pbx, at, state.value, detail)
+        if self.store is not None:
+            self.store.put_link(pbx, at, state.value, detail)
             if state in {LinkState.LOST, LinkState.REFUSED, LinkState.DEAF}:
                 heard = next((each.last_byte_at for each in self._clients if each.link.name == pbx), None)
-                self._store.put_gap_begin(pbx, heard or at, detail)
+                self.store.put_gap_begin(pbx, heard or at, detail)
             elif state is LinkState.HEARING:
-                self._hearing_since[pbx] = at
-                self._store.put_gap_end(pbx, at)
+                self.hearing_since[pbx] = at
+                self.store.put_gap_end(pbx, at)
         self._tell(lambda listener: listener.link_changed(pbx, state.value, detail))
 
     def _tell(self, tell: Callable[[Listener], None]) -> None:
@@ -290,8 +267,8 @@ class Daemon:
         log.warning(
             "alert kind=%s address=%s account=%r reason=%r", alert.kind, alert.address, alert.account, alert.reason
         )
-        if self._store is not None:
-            self._store.put_alert(replace(alert, at=self.now.utc(alert.at)), pbx=pbx)
+        if self.store is not None:
+            self.store.put_alert(replace(alert, at=self.now.utc(alert.at)), pbx=pbx)
         self._tell(lambda listener: listener.alerted(alert, pbx))
 
     def _refused(self, block: Tampered, pbx: str, now: float) -> None:
@@ -300,8 +277,8 @@ class Daemon:
         self._samples += 1
         if self._samples == 1:
             log.warning("tampered block refused pbx=%s reason=%s block=%r", pbx, block.reason, block.block[:200])
-        if self._samples <= SAMPLES_A_MINUTE and self._store is not None:
-            self._store.put_tampered(pbx, self.now.utc(now), block.block)
+        if self._samples <= SAMPLES_A_MINUTE and self.store is not None:
+            self.store.put_tampered(pbx, self.now.utc(now), block.block)
         if self._strange == STRANGE_RUN:
             log.error(
                 "nothing but tampered blocks lately: if this Asterisk is newer than amiwatch, "
@@ -319,10 +296,10 @@ class Daemon:
             if is_enforced and each.seconds is not None:
                 self.latencies.append(each.seconds)
             self._say_banned(ban, pbx, each.seconds)
-            if self._store is not None:
+            if self.store is not None:
                 origin = "manual" if ban.rule == "manual" else "rule"
                 # What the kernel refused is still wanted: reconcile brings it in, so it counts as enforced.
-                self._store.put_ban(
+                self.store.put_ban(
                     replace(ban, at=self.now.utc(ban.at)),
                     pbx=pbx,
                     origin=origin,
@@ -348,46 +325,10 @@ class Daemon:
             )
         self._tell(lambda listener: listener.banned(ban, pbx, seconds))
 
-    async def _adopt(self, network: IPNetwork, seconds: int | None) -> bool:
-        """Take an entry of our set that nobody remembers into the ledger; False if it must go."""
-        if self.judge.allowed.overlapping(network) is not None:
-            return False
-        self.judge.ledger.put(network, None if seconds is None else self.now() + seconds)
-        if self._knows_bans:  # else the database may know it: that is seen when it can be read
-            await self._put_recovered(network, seconds)
-        return True
-
-    async def _put_recovered(self, network: IPNetwork, seconds: float | None) -> None:
-        """Record a ban that the database does not know; wait where the disk is far behind."""
-        if self._store is None:
-            return
-        ban = self._recovered(network, None if seconds is None else max(1, round(seconds)), self.now())
-        self._store.put_ban(ban, pbx="", origin="recovered", is_enforced=self.is_enforcing)
-        await self.breathe(self._store.waiting)
-
-    async def breathe(self, count: int) -> None:
-        """Give the others a turn now and then, and the disk time, in a chore that writes ``count`` rows."""
-        if count % PUT_SLICE == 0:
-            await asyncio.sleep(0)
-        if self._store is not None and self._store.waiting > STORE_CROWDED and self._store.is_working:
-            with suppress(StoreError):  # said by the store
-                await self._store.flush()
-
-    def _recovered(self, network: IPNetwork, seconds: int | None, now: float) -> Ban:
-        return Ban(
-            network=network,
-            address=network.network_address,
-            at=self.now.utc(now),
-            seconds=seconds,
-            level=0,
-            rule="recovered",
-            reason="in force, but unknown to the database: banned just before a crash, or added by hand",
-        )
-
     def _evicted(self, network: IPNetwork) -> None:
         log.error("set full, ban given up early network=%s: raise AMIWATCH_SET_SIZE", network)
-        if self._store is not None:
-            self._store.put_lift(network, at=self.now.utc(self.now()), by="amiwatch", reason="evicted: the set is full")
+        if self.store is not None:
+            self.store.put_lift(network, at=self.now.utc(self.now()), by="amiwatch", reason="evicted: the set is full")
 
     # Allowlist and lifting, also for the clerk.
 
@@ -395,8 +336,8 @@ class Daemon:
         """End the ban of exactly this network; tell whether there was one."""
         was_banned = self.judge.ledger.drop(network)
         self._enforcer.lift(network)
-        if was_banned and self._store is not None:
-            self._store.put_lift(network, at=self.now.utc(self.now()), by=by, reason=reason)
+        if was_banned and self.store is not None:
+            self.store.put_lift(network, at=self.now.utc(self.now()), by=by, reason=reason)
         if was_banned:
             log.info("unbanned network=%s by=%r reason=%r", network, by, reason)
             self._tell(lambda listener: listener.lifted(network))
@@ -419,47 +360,9 @@ class Daemon:
 
     async def flush(self) -> None:
         """Wait until everything so far is in the database. Raises StoreError."""
-        if self._store is not None:
-            self._hand_over(self._store)
-            await self._store.flush()
-
-    async def refresh_allowlist(self) -> None:
-        """Gather who is never banned, and lift the bans that this contradicts."""
-        async with self._refreshing:  # an older answer of a name server must not come last
-            allowed = await self._gathered()
-            news = allowed.keys() - self._allowed.keys()
-            self._allowed = allowed
-            self.judge.allow(allowed)
-            for network in news:
-                for banned in self.judge.ledger.touching(network):
-                    self.lift(banned, by="allowlist", reason=f"{network} is never banned: {allowed[network]}")
-                await asyncio.sleep(0)
-
-    async def _gathered(self) -> dict[IPNetwork, str]:
-        allowed: dict[IPNetwork, str] = dict(PRIVATE) if self.settings.allow_private else {}
-        names = list(self.settings.allowlist.names)
-        allowed |= dict.fromkeys(self.settings.allowlist.networks, "AMIWATCH_ALLOWLIST")
-        for entry in await self._stored_allowlist():
-            try:
-                allowed[ip_network(entry.target)] = f"allowed by {entry.added_by}: {entry.comment}".rstrip(": ")
-            except ValueError:
-                names.append(entry.target)
-        names = list(dict.fromkeys([*names, *(pbx.host for pbx in self.settings.pbxs().values())]))
-        found = dict(zip(names, await asyncio.gather(*map(resolve, names)), strict=True))
-        self._resolved = {name: addresses or self._resolved.get(name, []) for name, addresses in found.items()}
-        for name, addresses in self._resolved.items():
-            allowed |= {ip_network(address): f"the name {name!r}" for address in addresses}
-        return allowed | await safe_networks()
-
-    async def _stored_allowlist(self) -> Sequence[AllowEntry]:
-        """Return the database's part; what it was, as long as it can't be read."""
-        now = self.now.utc(self.now())
-        if self._store is not None and not self._strange_store:
-            try:
-                self._stored_allow = await self._store.allowlist(now)
-            except StoreError as error:
-                log.error("allowlist not read from the database, the last known one stays reason=%s", error)
-        return [entry for entry in self._stored_allow if entry.until is None or entry.until > now]
+        if self.store is not None:
+            self.books.hand_over(self.store)
+            await self.store.flush()
 
     # Life.
 
@@ -472,7 +375,7 @@ class Daemon:
                 self._clerk = Clerk(self, store)
                 async with self._restored(store), asyncio.TaskGroup() as group:
                     # After the bans, for a name server may be slow; before the first event.
-                    await self.refresh_allowlist()
+                    await self.allowlist.refresh()
                     tasks = [group.create_task(work, name=name) for name, work in self._chores(store).items()]
                     for pbx in pbxs.values():
                         client = AmiClient(link_of(pbx), self)
@@ -481,7 +384,7 @@ class Daemon:
                     self._listen_to(signal.SIGTERM, self.stop)
                     self._listen_to(signal.SIGINT, self.stop)
                     notify(READY)
-                    self._hand_over(store)
+                    self.books.hand_over(store)
                     log.info("watching version=%s mode=%s pbxs=%s", __version__, self.settings.mode, ",".join(pbxs))
                     await self._stop.wait()
                     notify(STOPPING)
@@ -518,10 +421,10 @@ class Daemon:
         """
         with only_one(self.settings.database, patience=COMMAND_TIME):
             async with self._opened_store() as store:
-                await self._remember(store)
+                await self.memory.recall(store)
                 is_ban = any(request.verb == "ban" for request in await store.pending_requests())
                 async with self._opened_firewall(is_needed=is_ban), asyncio.TaskGroup() as group:
-                    await self.refresh_allowlist()
+                    await self.allowlist.refresh()
                     enforcing = group.create_task(self._enforcer.run(), name="enforcer")
                     await Clerk(self, store).look()
                     await self.settle()
@@ -544,7 +447,7 @@ class Daemon:
         settings = old.model_copy(update={name: getattr(new, name) for name in names})
         self.judge.adopt(settings.judgement_policy())
         self.settings = settings
-        await self.refresh_allowlist()
+        await self.allowlist.refresh()
         log.info("settings read again policy=%s", settings.policy)
         if later := [name for name in sorted(NEEDS_RESTART) if getattr(old, name) != getattr(new, name)]:
             log.warning("settings changed that need a restart names=%s", ",".join(later))
@@ -571,44 +474,12 @@ class Daemon:
         store = await Store.open_or_wait(
             self.settings.database,
             now=lambda: self.now.utc(self.now()),
-            on_opened=self._store_opened,
+            on_opened=self.memory.store_opened,
             max_attempt_rows=self.settings.max_attempt_rows,
         )
         async with store:
-            self._store = store
+            self.store = store
             yield store
-
-    def _store_opened(self, is_new: bool) -> None:
-        """Note that there is another database than at the start; the saver makes acquaintance."""
-        self._strange_store = is_new
-
-    async def _make_acquaintance(self, store: Store) -> None:
-        """Learn what a database knows that came late, and tell it what it does not know."""
-        is_new = self._strange_store
-        ours = []
-        for number, (network, _) in enumerate(self.judge.ledger.wanted(self.now())):
-            ours.append(network)
-            await self.breathe(number)
-        if is_new:
-            for entry in self._stored_allow:
-                store.put_allow(entry)
-        # What is on its way to the disk is no news to it.
-        await self.settle()
-        try:
-            await store.flush()
-        except StoreError:
-            return  # said by the store; tried again
-        self._strange_store = None
-        known: set[IPNetwork] = set()
-        await self._remember(store, known)
-        if not self._is_acquainted:
-            return
-        for network in ours:
-            until = self.judge.ledger.until(network)
-            if network not in known and until is not None:
-                await self._put_recovered(network, None if until == inf else until - self.now())
-        self._allowed = {}
-        await self.refresh_allowlist()
 
     @asynccontextmanager
     async def _restored(self, store: Store) -> AsyncIterator[None]:
@@ -616,9 +487,9 @@ class Daemon:
         # The collector would walk the growing ledger again and again, and find nothing (measured: half of the time).
         gc.disable()
         try:
-            self._knows_bans = await self._is_learned(self._learn_bans(store))
+            await self.memory.recall_bans(store)
             async with self._opened_firewall():
-                self._is_acquainted = await self._is_learned(self._learn_people(store)) and self._knows_bans
+                await self.memory.recall_people(store)
                 gc.freeze()
                 gc.enable()
                 yield
@@ -636,62 +507,12 @@ class Daemon:
         finally:
             await self.firewall.close()
 
-    async def _remember(self, store: Store, known: set[IPNetwork] | None = None) -> None:
-        """Take over what the database knows; its bans are added to ``known``."""
-        self._knows_bans = await self._is_learned(self._learn_bans(store, known))
-        self._is_acquainted = await self._is_learned(self._learn_people(store)) and self._knows_bans
-
-    @staticmethod
-    async def _is_learned(learning: Awaitable[None]) -> bool:
-        try:
-            await learning
-        except (StoreError, ValueError, LookupError) as error:  # the latter two: rows that we never wrote
-            log.warning("database not read now, the banning goes on without it reason=%s", error)
-            return False
-        return True
-
-    async def _learn_bans(self, store: Store, known: set[IPNetwork] | None = None) -> None:
-        now, judge = self.now(), self.judge
-        shift = self.now.utc(now) - now
-        async for bans in store.active_ban_chunks(now + shift):
-            for ban in bans:
-                if known is not None:
-                    known.add(ban.network)
-                    if ban.network in judge.ledger:
-                        continue
-                if ban.is_enforced or not self.is_enforcing:
-                    judge.ledger.put(ban.network, _end(ban.at, ban.until, now, shift))
-            await asyncio.sleep(0)
-
-    async def _learn_people(self, store: Store) -> None:
-        """Take over offences, trust, and when our predecessor lived last."""
-        now, judge = self.now(), self.judge
-        shift = self.now.utc(now) - now
-        for offender in await store.offenders(now + shift - 2 * judge.policy.decay):
-            key = source_key(offender.network.network_address)
-            judge.ladder.remember(key, offender.level, _end(offender.last_at, offender.until, now, shift) or now)
-        for trust in await store.trust(now + shift):
-            at = min(now, trust.last_at - shift)
-            judge.trust.grant(source_key(trust.network.network_address), trust.account, at)
-        judge.trust.unsaved()
-        if not self._is_acquainted:
-            self._put_absence(store, await asyncio.to_thread(_last_status, self.settings.database))
-
-    def _put_absence(self, store: Store, before: Status | None) -> None:
-        """Record that nobody listened since the last sign of life of our predecessor."""
-        if before is None or before.heartbeat_at > self.now.utc(self.started_at):
-            return
-        for name in self.settings.pbxs():
-            store.put_gap_begin(name, before.heartbeat_at, "amiwatch did not run")
-            if self._links.get(name) is LinkState.HEARING:
-                store.put_gap_end(name, self._hearing_since[name])
-
     async def _wind_up(self, store: Store) -> None:
         """Carry out what is decided, and hand everything over to the store."""
         with suppress(TimeoutError):
             async with asyncio.timeout(0.2):
                 await self._enforcer.settle()
-        self._hand_over(store)
+        self.books.hand_over(store)
 
     async def _reconcile(self) -> None:
         self._take(self.judge.sweep(self.now()), "", perf_counter())
@@ -699,74 +520,12 @@ class Daemon:
         await self._enforcer.reconcile()
 
     async def _save(self, store: Store) -> None:
-        if self._strange_store is not None or (not self._is_acquainted and store.is_working):
-            await self._make_acquaintance(store)
-        is_quiet = self.judge.counters.events == self._saved_events
-        if not is_quiet or perf_counter() - self._saved_at > SIGN_TIME:
-            self._hand_over(store)
-
-    def _hand_over(self, store: Store) -> None:
-        """Give sums, trust and status to the store."""
-        self._saved_events, self._saved_at = self.judge.counters.events, perf_counter()
-        shift = self.now.utc(0.0)
-        store.put_attempts(
-            AttemptCount(
-                pbx=each.pbx,
-                source=each.source if each.source.version == 4 else key_network(source_key(each.source)),
-                account=each.account,
-                service=each.service,
-                transport=each.transport,
-                outcome=each.outcome,
-                count=each.attempts,
-                first_at=each.first_at + shift,
-                last_at=each.last_at + shift,
-            )
-            for each in self.judge.tally.drain()
-        )
-        for key, account, at in self.judge.trust.unsaved():
-            until = at + self.judge.policy.trust_time
-            store.put_trust(key_network(key), account, at + shift, until + shift, at + shift)
-        if self._is_acquainted:  # else it would cover up when our predecessor lived last
-            store.put_status(self.status())
-        notify(status(f"{len(self.judge.ledger)} bans; {self._links_text()}"))
-
-    def status(self) -> Status:
-        """Say how the daemon is."""
-        counters = self.judge.counters
-        return Status(
-            pid=os.getpid(),
-            started_at=self.now.utc(self.started_at),
-            heartbeat_at=self.now.utc(self.now()),
-            mode=self.settings.mode,
-            version=__version__,
-            firewall=self.firewall.name,
-            counters={
-                "events": counters.events,
-                "attempts": counters.attempts,
-                "tampered": self.tampered,
-                "tainted": counters.tainted,
-                "repeats": counters.repeats,
-                "shed": self.shed,
-                "bans": len(self.judge.ledger),
-                "held_back": counters.held_back,
-                "alerts_held_back": counters.alerts_held_back,
-                "sources": len(self.judge.sources),
-                "sources_forgotten": self.judge.sources.forgotten,
-                "trusted": len(self.judge.trust),
-                "store_shed": self._store.shed if self._store else 0,
-                "faults": self.faults,
-                "firewall_trouble": self._enforcer.has_trouble,
-                "latency_ms": round(statistics.median(self.latencies) * 1000, 3) if self.latencies else None,
-                "links": self._links_text(),
-            },
-        )
-
-    def _links_text(self) -> str:
-        return ", ".join(f"{name} {state.value}" for name, state in self._links.items())
+        await self.memory.catch_up(store)
+        self.books.save(store)
 
     async def _refresh(self) -> None:
         self._say_samples()
-        await self.refresh_allowlist()
+        await self.allowlist.refresh()
 
     def _say_samples(self) -> None:
         if self._samples > 1:
@@ -796,16 +555,6 @@ def _brief(event: SecurityEvent) -> str:
         f"kind={event.kind} service={event.service} source={event.source} transport={event.transport} "
         f"account={event.account[:TEXT_LIMIT]!r} session={event.session[:TEXT_LIMIT]!r} tainted={event.tainted}"
     )
-
-
-def _end(at: float, until: float | None, now: float, shift: float) -> float | None:
-    """Translate an end from the store; a clock that was set back meanwhile makes nothing longer than it was."""
-    return None if until is None else min(until - shift, now + (until - at))
-
-
-def _last_status(path: Path) -> Status | None:
-    with Reader(path) as reader:
-        return reader.status()
 
 
 def link_of(pbx: AmiSettings) -> Link:

@@ -167,7 +167,7 @@ async def test_a_thousand_requests_at_once_are_answered_once_each(office: Office
 
 async def test_allowing_a_name_lifts_its_ban_and_disallowing_takes_it_back(office: Office) -> None:
     assert (await office.ask("allow", "LOCALHOST.")).text == "localhost is never banned from now on"
-    assert ip_network("127.0.0.1/32") in office.it.daemon._allowed
+    assert ip_network("127.0.0.1/32") in office.it.daemon.allowlist.networks
     assert (await office.ask("allow", "nowhere.invalid")).is_done
     await office.ask("ban", "203.0.113.1")
     assert (await office.ask("allow", "203.0.113.1")).text == "203.0.113.1/32 is never banned from now on; 1 ban lifted"
@@ -176,15 +176,15 @@ async def test_allowing_a_name_lifts_its_ban_and_disallowing_takes_it_back(offic
     assert (await office.ask("ban", "203.0.113.1")).is_done
     for name in ("localhost", "nowhere.invalid"):
         assert (await office.ask("disallow", name)).is_done
-    assert office.it.daemon._resolved.keys() == {"127.0.0.1"}
+    assert office.it.daemon.allowlist.resolved.keys() == {"127.0.0.1"}
 
 
 async def test_an_allow_with_an_end_ends(office: Office) -> None:
     await office.ask("allow", "203.0.113.1", 1)
     assert not (await office.ask("ban", "203.0.113.1")).is_done
     async with asyncio.timeout(5):
-        while ip_network("203.0.113.1/32") in office.it.daemon._allowed:
-            await office.it.daemon.refresh_allowlist()
+        while ip_network("203.0.113.1/32") in office.it.daemon.allowlist.networks:
+            await office.it.daemon.allowlist.refresh()
     assert (await office.ask("ban", "203.0.113.1")).is_done
 
 
@@ -192,7 +192,7 @@ async def test_a_target_in_the_table_that_is_no_name_ends_nothing_and_can_be_rem
     target = "a" * 70 + ".example"
     with closing(sqlite3.connect(office.path, timeout=5)) as db, db:
         db.execute("INSERT INTO allowlist VALUES (?, '', 0, NULL, 'by hand')", (target,))
-    await office.it.daemon.refresh_allowlist()
+    await office.it.daemon.allowlist.refresh()
     assert (await office.ask("disallow", target)).is_done
 
 

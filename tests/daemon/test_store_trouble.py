@@ -120,8 +120,8 @@ async def test_a_database_that_was_locked_at_the_start_is_learned_and_taught_lat
                 f"{ATTACKER}/32": it.watcher.bans[0][0].rule,
             }
             assert reader.count("bans") == 4
-        await it.daemon.refresh_allowlist()
-        assert ip_network("198.51.100.7/32") in it.daemon._allowed
+        await it.daemon.allowlist.refresh()
+        assert ip_network("198.51.100.7/32") in it.daemon.allowlist.networks
         assert {network for network, _ in it.daemon.judge.ledger.wanted(it.daemon.now())} == set(map(ip_network, known))
 
 
@@ -129,10 +129,10 @@ async def test_a_moment_without_database_empties_no_allowlist(watched: Start, pa
     await put(path)
     async with watched(FakeFirewall()) as it:
         allowed = ip_network("198.51.100.7/32")
-        assert allowed in it.daemon._allowed
+        assert allowed in it.daemon.allowlist.networks
         path.rename(path.with_suffix(".away"))
-        await it.daemon.refresh_allowlist()
-        assert allowed in it.daemon._allowed
+        await it.daemon.allowlist.refresh()
+        assert allowed in it.daemon.allowlist.networks
         path.with_suffix(".away").rename(path)
 
 
@@ -185,7 +185,7 @@ async def test_a_missing_directory_is_an_end_with_one_sentence(
 @pytest.mark.usefixtures("hasty")
 async def test_a_database_that_becomes_read_only_is_written_when_it_may_be_again(watched: Start, path: Path) -> None:
     async with watched(FakeFirewall()) as it:
-        store = it.daemon._store
+        store = it.daemon.store
         assert store is not None
         assert store._db is not None
         await store._db.execute("PRAGMA query_only = ON")  # rights would not stop root, who may run these tests
@@ -280,7 +280,7 @@ FULL_DISK = """
                 await pbx.emit(attempt_bytes(Case.UNKNOWN_ACCOUNT, source=source, transport="TCP"))
             await watcher.until(lambda: len(watcher.bans) == 2000)
             report["in_kernel"] = len(await firewall.entries())
-            report["works_when_full"] = daemon._store.is_working
+            report["works_when_full"] = daemon.store.is_working
             subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
             async with asyncio.timeout(20):
                 while True:

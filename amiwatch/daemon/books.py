@@ -1,0 +1,97 @@
+"""What the daemon tells the store and systemd about itself: sums of attempts, trust, and how it is."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from amiwatch import __version__
+from amiwatch.judgement.networks import key_network, source_key
+from amiwatch.notify.systemd import notify, status
+from amiwatch.store.records import AttemptCount, Status
+from amiwatch.store.writer import Store
+
+if TYPE_CHECKING:
+    from amiwatch.daemon.watch import Daemon
+
+SIGN_TIME = 10.0
+"""Seconds between two signs of life while nothing happens."""
+
+
+class Books:
+    """Keeps the store up to date with what is only summed up in memory."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._saved_events = 0
+        self._saved_at = 0.0
+
+    def save(self, store: Store) -> None:
+        """Hand over what is new; a sign of life now and then if nothing is."""
+        is_quiet = self._daemon.judge.counters.events == self._saved_events
+        if not is_quiet or perf_counter() - self._saved_at > SIGN_TIME:
+            self.hand_over(store)
+
+    def hand_over(self, store: Store) -> None:
+        """Give sums, trust and status to the store."""
+        daemon, judge = self._daemon, self._daemon.judge
+        self._saved_events, self._saved_at = judge.counters.events, perf_counter()
+        shift = daemon.now.utc(0.0)
+        store.put_attempts(
+            AttemptCount(
+                pbx=each.pbx,
+                source=each.source if each.source.version == 4 else key_network(source_key(each.source)),
+                account=each.account,
+                service=each.service,
+                transport=each.transport,
+                outcome=each.outcome,
+                count=each.attempts,
+                first_at=each.first_at + shift,
+                last_at=each.last_at + shift,
+            )
+            for each in judge.tally.drain()
+        )
+        for key, account, at in judge.trust.unsaved():
+            until = at + judge.policy.trust_time
+            store.put_trust(key_network(key), account, at + shift, until + shift, at + shift)
+        if daemon.memory.is_complete:  # else it would cover up when our predecessor lived last
+            store.put_status(self.status())
+        number = len(judge.ledger)
+        notify(status(f"{number} {'ban' if number == 1 else 'bans'}; {self._links_text()}"))
+
+    def status(self) -> Status:
+        """Say how the daemon is."""
+        daemon, judge = self._daemon, self._daemon.judge
+        counters, latencies = judge.counters, daemon.latencies
+        return Status(
+            pid=os.getpid(),
+            started_at=daemon.now.utc(daemon.started_at),
+            heartbeat_at=daemon.now.utc(daemon.now()),
+            mode=daemon.settings.mode,
+            version=__version__,
+            firewall=daemon.firewall.name,
+            counters={
+                "events": counters.events,
+                "attempts": counters.attempts,
+                "tampered": daemon.tampered,
+                "tainted": counters.tainted,
+                "repeats": counters.repeats,
+                "shed": daemon.shed,
+                "bans": len(judge.ledger),
+                "held_back": counters.held_back,
+                "alerts_held_back": counters.alerts_held_back,
+                "sources": len(judge.sources),
+                "sources_forgotten": judge.sources.forgotten,
+                "trusted": len(judge.trust),
+                "store_shed": daemon.store.shed if daemon.store else 0,
+                "faults": daemon.faults,
+                "firewall_trouble": daemon.has_firewall_trouble,
+                "latency_ms": round(statistics.median(latencies) * 1000, 3) if latencies else None,
+                "links": self._links_text(),
+            },
+        )
+
+    def _links_text(self) -> str:
+        return ", ".join(f"{name} {state.value}" for name, state in self._daemon.links.items())
