@@ -178,7 +178,17 @@ _HEAD = re.compile(
 
 _OTHER = re.compile(rb"Event: (\w+)\r\nPrivilege: (?!security,)[^\r\n]*(?:\r\n|\Z)")
 _OURS = re.compile(rb"\r\n(?:SessionID|LocalAddress|RemoteAddress|EventTV|EventVersion): ")
-_SECRETS = re.compile(rb"(?s)\b(Challenge|Response|ExpectedResponse|ReceivedChallenge|ReceivedHash): ?.*?(?=\r\n|\Z)")
+_SECRETS = re.compile(
+    rb"(Challenge|Response|ExpectedResponse|ReceivedHash|ReceivedChallenge|Secret|Key)([ \t]*:[ \t]*).*?(?=\r\n|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Headers whose value can be cracked into a password. Not anchored: a tampered block has no sure line begins."""
+
+_DIGEST_LENGTH = 64
+"""Hexadecimal digits of the longest digest that SIP uses (SHA-256)."""
+
+_DIGESTS = re.compile(rb"\A[0-9a-fA-F]{4,}|[0-9a-fA-F]{16,}")
+"""Half an MD5 and longer: a fragment may begin inside a value, behind the name of its header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,7 +396,13 @@ class Wire:
 
     def _refuse(self, block: bytes, reason: str, items: list[Item]) -> None:
         self.tampered += 1
-        items.append(Tampered(_SECRETS.sub(rb"\1: (removed)", block[: 2 * SAMPLE_LIMIT])[:SAMPLE_LIMIT], reason))
+        items.append(Tampered(redacted(block), reason))
+
+
+def redacted(block: bytes) -> bytes:
+    """Strike out of a tampered block what could be cracked, and cut it to what is kept (a digest is never halved)."""
+    without_values = _SECRETS.sub(rb"\1\2[redacted]", block[: SAMPLE_LIMIT + _DIGEST_LENGTH])
+    return _DIGESTS.sub(b"[redacted]", without_values)[:SAMPLE_LIMIT]
 
 
 def _event(shape: _Shape, match: re.Match[bytes], is_tainted: bool) -> SecurityEvent | None:

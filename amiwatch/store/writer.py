@@ -304,9 +304,8 @@ class Store:
         self._put_noise(statements.ALERT, alert, pbx)
 
     def put_tampered(self, pbx: str, at: float, sample: bytes) -> None:
-        """Keep the begin of a refused block, secrets struck out; only the latest blocks stay."""
-        kept = statements.SAMPLE_LIMIT + statements.DIGEST_LENGTH
-        self._put_noise(statements.TAMPERED, pbx, at, bytes(sample[:kept]))
+        """Keep the begin of a refused block (``ami.wire`` struck its secrets out); only the latest blocks stay."""
+        self._put_noise(statements.TAMPERED, pbx, at, sample)
 
     def put_trust(self, network: IPNetwork, account: str, since: float, until: float, last_at: float) -> None:
         """Record trust that a login earned, or extend it."""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from amiwatch.ami.wire import FRAME_LIMIT, TEMPLATES, Item, OtherEvent, Response, Tampered, Wire
+from amiwatch.ami.wire import FRAME_LIMIT, SAMPLE_LIMIT, TEMPLATES, Item, OtherEvent, Response, Tampered, Wire, redacted
 from amiwatch.judgement.values import SecurityEvent
 from tests.corpus import LABELS, recording
 
@@ -176,9 +176,37 @@ def test_a_retransmission_has_the_same_guess_and_another_password_another() -> N
 def test_secrets_are_removed_from_what_is_kept_of_a_tampered_block() -> None:
     items = parse(recording("ast22-pjsip-hostile-callid-auth"))
     kept = b"".join(item.block for item in items if isinstance(item, Tampered))
-    assert b"Challenge: (removed)" in kept
-    assert b"Response: (removed)" in kept
+    assert b"Challenge: [redacted]" in kept
+    assert b"Response: [redacted]" in kept
     assert not any(b"1795342" in item.block.split(b"SessionID")[-1] for item in items if isinstance(item, Tampered))
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Challenge", "Response", "ExpectedResponse", "ReceivedHash", "ReceivedChallenge", "Secret", "rEsPoNsE", "Key"],
+)
+@pytest.mark.parametrize("end", [b"\r\n", b"\r", b"\n", b""])
+@pytest.mark.parametrize("colon", [b": ", b":", b" :\t"])
+def test_nothing_that_can_be_cracked_is_kept_of_a_tampered_block(header: str, end: bytes, colon: bytes) -> None:
+    sample = b"Event: ChallengeResponseFailed\rAccountID: x\r" + header.encode() + colon + b"s3cr3t value" + end
+    assert b"s3cr3t" not in redacted(sample)
+    assert b"AccountID: x" in redacted(sample)
+
+
+def test_a_digest_is_struck_out_wherever_it_stands() -> None:
+    fragment = b"nonce 1700000000/0123456789abcdef0123456789abcdef\r\nSessionID: 7\r\n"
+    assert redacted(fragment) == b"nonce 1700000000/[redacted]\r\nSessionID: 7\r\n"
+
+
+@pytest.mark.parametrize("room", [1, 15, 31, 40])
+def test_a_digest_at_the_cut_is_struck_out(room: int) -> None:
+    sample = b"x" * (SAMPLE_LIMIT - room) + b"0123456789abcdef" * 4
+    assert b"0" not in redacted(sample)
+    assert len(redacted(sample)) <= SAMPLE_LIMIT
+
+
+def test_the_end_of_a_digest_at_the_begin_of_a_fragment_is_struck_out() -> None:
+    assert redacted(b"9abcdef\r\nSessionID: 7") == b"[redacted]\r\nSessionID: 7"
 
 
 class TestTaint:

@@ -8,13 +8,11 @@ from contextlib import closing
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-import pytest
-
 from amiwatch.judgement.values import Alert
 from amiwatch.store.reader import Reader
 from amiwatch.store.records import AllowEntry, AttemptCount, Status
 from amiwatch.store.requests import ask
-from amiwatch.store.statements import SAMPLE_LIMIT, SAMPLE_ROWS, redacted
+from amiwatch.store.statements import SAMPLE_LIMIT, SAMPLE_ROWS
 from amiwatch.store.writer import Store
 
 from .conftest import NOON, make_ban
@@ -131,42 +129,14 @@ async def test_only_the_latest_status_is_kept(store: Store, path: Path) -> None:
         assert reader.status() == status
 
 
-@pytest.mark.parametrize(
-    "header",
-    ["Challenge", "Response", "ExpectedResponse", "ReceivedHash", "ReceivedChallenge", "Secret", "rEsPoNsE", "Key"],
-)
-@pytest.mark.parametrize("end", [b"\r\n", b"\r", b"\n", b""])
-@pytest.mark.parametrize("colon", [b": ", b":", b" :\t"])
-def test_nothing_that_can_be_cracked_is_kept_of_a_tampered_block(header: str, end: bytes, colon: bytes) -> None:
-    sample = b"Event: ChallengeResponseFailed\rAccountID: x\r" + header.encode() + colon + b"s3cr3t value" + end
-    assert b"s3cr3t" not in redacted(sample)
-    assert b"AccountID: x" in redacted(sample)
-
-
-def test_a_digest_is_struck_out_wherever_it_stands() -> None:
-    fragment = b"nonce 1700000000/0123456789abcdef0123456789abcdef\r\nSessionID: 7\r\n"
-    assert redacted(fragment) == b"nonce 1700000000/[redacted]\r\nSessionID: 7\r\n"
-
-
-@pytest.mark.parametrize("room", [1, 15, 31, 40])
-def test_a_digest_at_the_cut_is_struck_out(room: int) -> None:
-    sample = b"x" * (SAMPLE_LIMIT - room) + b"0123456789abcdef" * 4
-    assert b"0" not in redacted(sample)
-    assert len(redacted(sample)) <= SAMPLE_LIMIT
-
-
-def test_the_end_of_a_digest_at_the_begin_of_a_fragment_is_struck_out() -> None:
-    assert redacted(b"9abcdef\r\nSessionID: 7") == b"[redacted]\r\nSessionID: 7"
-
-
 async def test_only_the_latest_tampered_samples_stay(store: Store, path: Path) -> None:
     for number in range(SAMPLE_ROWS + 5):
-        store.put_tampered("office", NOON + number, b"Event: Odd\r\nResponse: 12345\r\n")
+        store.put_tampered("office", NOON + number, b"Event: Odd\r\n" * 200)
     await store.flush()
     with closing(sqlite3.connect(path)) as db:
         rows, oldest = db.execute("SELECT count(*), min(at) FROM tampered").fetchone()
         assert (rows, oldest) == (SAMPLE_ROWS, NOON + 5)
-        assert db.execute("SELECT count(*) FROM tampered WHERE instr(sample, CAST('12345' AS BLOB))").fetchone() == (0,)
+        assert db.execute("SELECT max(length(sample)) FROM tampered").fetchone() == (SAMPLE_LIMIT,)
 
 
 async def test_forget_deletes_what_ended_and_keeps_what_is_open(store: Store, path: Path) -> None:
