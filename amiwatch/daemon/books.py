@@ -50,6 +50,8 @@ class Books:
                 count=each.attempts,
                 first_at=each.first_at + shift,
                 last_at=each.last_at + shift,
+                times=tuple([at + shift for at in each.times]),
+                answers=each.answers,
             )
             for each in judge.tally.drain()
         )

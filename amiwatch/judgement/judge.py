@@ -269,8 +269,10 @@ class Judge:
             source.note_guess(event.account)
             said = self._attempt(key, source, event, now, account=None, dialogue_is="guess")
             return (*said, *self._guessed_at(key, event, now))
-        if is_first:
-            return ()  # the answer that belongs to a counted request
+        if is_first:  # the answer that belongs to a counted request
+            account = dialogue.account or UNKNOWN
+            self.tally.answer(key, event.source, account, event.service, event.transport, "unknown", dialogue.began)
+            return ()
         dialogue.is_owed = not is_companion
         return self._attempt(key, source, event, now, account=None, dialogue_is="unknown")
 
@@ -404,7 +406,7 @@ class Judge:
         source.is_hurried |= dialogue.is_hurried
         source.total += 1
         account = UNKNOWN if event.service == "PJSIP" else dialogue.account or ""
-        self._note(key, event._replace(account=account), "unanswered", now)
+        self._note(key, event._replace(account=account), "unanswered", since)
         source.note(Measure.UNANSWERED, since, is_proven=dialogue.is_proven)
         if event.service == "SIP":
             source.note(Measure.ACCOUNTS, now, is_proven=False, account=account)

@@ -20,6 +20,13 @@ from amiwatch.judgement.values import IPV6_PREFIX, TEXT_LIMIT, Evidence, IPAddre
 ATTEMPT_BUCKET = 600
 """Seconds that one row of ``attempts`` sums up: a flood must not fill the disk (10,000 events/s raw are 3 GB/h)."""
 
+TIMES_LIMIT = 600
+"""Characters of the times in one row of ``attempts`` above which no more are added (some 100 attempts in ten minutes):
+a source that nothing bans must not fill the disk."""
+
+TIME_UNIT = 0.01
+"""Seconds that the numbers of these times count."""
+
 MAX_EVIDENCE = 20
 """Events kept with one ban: enough to explain it, and 3 KB at most."""
 
@@ -86,6 +93,10 @@ class AttemptCount:
     count: int
     first_at: float
     last_at: float
+    times: tuple[float, ...] = ()
+    """When each of them was, as far as that is known."""
+    answers: int = 0
+    """How many of those with an account that does not exist were answered with a password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +185,10 @@ class AttemptRecord(NamedTuple):
     attempts: int
     first_at: float
     last_at: float
+    answers: int
+    """How many of those with an account that does not exist were answered with a password."""
+    times: str
+    """Hundredths of a second from ``bucket`` to each of the first attempts, with commas."""
 
 
 class AlertRecord(NamedTuple):

@@ -16,6 +16,8 @@ from amiwatch.judgement.values import Alert, Ban, IPNetwork, source_network
 from amiwatch.store.records import (
     ATTEMPT_BUCKET,
     MAX_REASON,
+    TIME_UNIT,
+    TIMES_LIMIT,
     AllowEntry,
     AttemptCount,
     Status,
@@ -184,9 +186,10 @@ GAP_END = Statement(
 
 
 def _attempt_row(attempts: AttemptCount) -> Row:
+    bucket = int(attempts.first_at // ATTEMPT_BUCKET * ATTEMPT_BUCKET)
     return (
         network_key(attempts.source),
-        int(attempts.first_at // ATTEMPT_BUCKET * ATTEMPT_BUCKET),
+        bucket,
         address_text(attempts.source),
         attempts.pbx,
         bounded(attempts.account),
@@ -196,20 +199,25 @@ def _attempt_row(attempts: AttemptCount) -> Row:
         attempts.count,
         attempts.first_at,
         attempts.last_at,
+        attempts.answers,
+        ",".join([str(round((at - bucket) / TIME_UNIT)) for at in attempts.times]),
     )
 
 
 ATTEMPT = Statement(
     "attempt",
-    """
+    f"""
     INSERT INTO attempts
-        (sort_key, bucket, address, pbx, account, service, transport, outcome, attempts, first_at, last_at)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        (sort_key, bucket, address, pbx, account, service, transport, outcome, attempts, first_at, last_at, answers,
+         times)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (sort_key, bucket, account, pbx, service, transport, outcome) DO UPDATE SET
         attempts = attempts + excluded.attempts,
         first_at = min(first_at, excluded.first_at),
-        last_at  = max(last_at, excluded.last_at)
-    """,
+        last_at  = max(last_at, excluded.last_at),
+        answers  = answers + excluded.answers,
+        times    = CASE WHEN length(times) < {TIMES_LIMIT} THEN trim(times || ',' || excluded.times, ',') ELSE times END
+    """,  # noqa: S608 - a number of ours
     _attempt_row,
 )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from amiwatch.judgement.values import Alert
 from amiwatch.store.reader import Reader
-from amiwatch.store.records import AllowEntry, AttemptCount, Status
+from amiwatch.store.records import TIMES_LIMIT, AllowEntry, AttemptCount, Status
 from amiwatch.store.requests import ask
 from amiwatch.store.statements import SAMPLE_LIMIT, SAMPLE_ROWS
 from amiwatch.store.writer import Store
@@ -36,6 +36,35 @@ async def test_attempts_of_the_same_ten_minutes_are_added_up(store: Store, path:
         later, earlier = sorted(reader.attempts(), key=lambda row: -row.bucket)
     assert (earlier.attempts, earlier.first_at, earlier.last_at) == (12, NOON, NOON + 61)
     assert later.attempts == 1
+
+
+async def test_the_time_of_each_attempt_is_kept_and_bounded(store: Store, path: Path) -> None:
+    def put(*times: float) -> None:
+        source = ip_address("203.0.113.7")
+        store.put_attempts(
+            [
+                AttemptCount(
+                    "office", source, "100", "PJSIP", "UDP", "unknown", len(times), times[0], times[-1], times, 1
+                )
+            ]
+        )
+
+    put(NOON + 0.25, NOON + 7)
+    await store.flush()
+    put(NOON + 9.126)
+    await store.flush()
+    begin = NOON // 600 * 600
+    with Reader(path) as reader:
+        (row,) = reader.attempts()
+        assert [round(begin + int(text) / 100 - NOON, 2) for text in row.times.split(",")] == [0.25, 7.0, 9.13]
+        assert row.answers == 2
+    for _ in range(10):
+        put(*[NOON + 10 + n / 10 for n in range(100)])
+    await store.flush()
+    with Reader(path) as reader:
+        (row,) = reader.attempts()
+    assert row.attempts == 1003
+    assert len(row.times) < TIMES_LIMIT + 100 * len("60000,")
 
 
 async def test_the_oldest_attempts_go_when_there_are_too_many(path: Path, said: list[str]) -> None:
