@@ -79,6 +79,9 @@ class Firewall(Protocol):
     async def remove(self, networks: Iterable[IPNetwork]) -> None:
         """Take networks out; one that is not there is no error."""
 
+    async def clear(self) -> None:
+        """Take everything out with one call of the kernel; sets and rules stay. A missing set is no error."""
+
     async def entries(self) -> list[Entry]:
         """List all entries of our sets with the time left and, where counted, the packets dropped."""
 

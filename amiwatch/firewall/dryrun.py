@@ -56,6 +56,11 @@ class DryRunFirewall:
         if gone:
             log.info("would no longer drop networks=%d first=%s", len(gone), gone[0])
 
+    async def clear(self) -> None:
+        for ends in self._ends.values():
+            ends.clear()
+        log.info("would drop nothing any more")
+
     async def entries(self) -> list[Entry]:
         now = self._now()
         return [

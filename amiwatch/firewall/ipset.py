@@ -73,6 +73,9 @@ class IpsetFirewall:
                 if answer.code not in (0, wire.MISSING):
                     raise refusal(answer.code, f"take entries out of the set {self._set(family)!r}")
 
+    async def clear(self) -> None:
+        await self._socket.flush(*map(self._set, wire.FAMILIES))
+
     async def entries(self) -> list[Entry]:
         return [entry for family in wire.FAMILIES for entry in await self._entries(self._set(family))]
 

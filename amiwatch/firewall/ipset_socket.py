@@ -113,6 +113,21 @@ class IpsetSocket:
         assert self._netlink is not None
         await self._command(self._netlink.destroy(name), f"destroy the set {name!r}", but=wire.MISSING)
 
+    async def flush(self, *names: str) -> None:
+        """Empty sets, all with one call of the kernel; one that is missing is no error."""
+        await self.open()
+        messages = [wire.flush(name, protocol=self.protocol) for name in names]
+        with self._translated("empty the sets"), self._expecting(messages[0]) as (netlink, tag):
+            for message in messages:
+                wire.stamp(message, tag)
+            async with asyncio.timeout(NETLINK_TIMEOUT):
+                # A million entries take 0.1 s, within the call: from a thread.
+                await asyncio.to_thread(netlink.socket.send, b"".join(messages))
+                for name in names:
+                    code = next(wire.answers(bytes(await netlink.msg_queue.get(tag)))).code
+                    if code not in (0, wire.MISSING):
+                        raise refusal(code, f"empty the set {name!r}")
+
     async def ask(self, message: bytearray) -> wire.Answer:
         """Send one request and return the kernel's answer to it, be it a refusal."""
         with self._translated("answer"):

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from amiwatch.firewall.base import MAX_TIMEOUT, Entry
 from amiwatch.judgement.values import IPNetwork
 
-LIST, ADD, DELETE, TEST, HEADER, TYPE = 7, 9, 10, 11, 12, 13
+FLUSH, LIST, ADD, DELETE, TEST, HEADER, TYPE = 4, 7, 9, 10, 11, 12, 13
 """Commands (``enum ipset_cmd``)."""
 
 MISSING = 2
@@ -137,6 +137,13 @@ def change(command: int, name: str, family: int, entries: Sequence[Entry], *, pr
     packed = b"".join([_packed(family, entry.network, entry.seconds, line) for line, entry in enumerate(entries)])
     lines = _attribute(_LINENO, struct.pack("=I", 0)) + _attribute(_ADT | _NESTED, packed)
     return _request(command, name, _REQUEST | _ACK, lines, protocol=protocol)
+
+
+def flush(name: str, *, protocol: int) -> bytearray:
+    """Empty one set. Without a name it would be every set of the machine: so the name is checked here, too."""
+    if not name:
+        raise ValueError("a flush without a name would empty everybody's sets")
+    return _request(FLUSH, name, _REQUEST | _ACK, b"", protocol=protocol)
 
 
 def question(name: str, family: int, network: IPNetwork, *, protocol: int) -> bytearray:

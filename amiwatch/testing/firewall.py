@@ -56,6 +56,10 @@ class FakeFirewall(DryRunFirewall):
         self._stumble()
         await super().remove(networks)
 
+    async def clear(self) -> None:
+        self._stumble()
+        await super().clear()
+
     async def entries(self) -> list[Entry]:
         self._stumble()
         return await super().entries()

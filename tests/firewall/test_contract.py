@@ -78,6 +78,18 @@ async def test_what_was_removed_is_gone_and_may_be_removed_again(firewall):
     assert [entry.network for entry in await firewall.entries()] == [OFFICE]
 
 
+async def test_everything_goes_at_once_and_the_sets_stay(firewall):
+    await firewall.clear()
+    await firewall.add([Entry(HOST, 600), Entry(OFFICE, None), Entry(SITE, 60)])
+
+    await firewall.clear()
+
+    assert await firewall.entries() == []
+    assert [state.family for state in await firewall.states()] == [4, 6]
+    assert await firewall.add([Entry(HOST, 600)]) == []
+    assert await firewall.has(HOST)
+
+
 async def test_adding_again_gives_the_new_time(firewall):
     await firewall.add([Entry(HOST, 600), Entry(SITE, 600), Entry(OFFICE, None)])
     await firewall.add([Entry(HOST, 9000), Entry(SITE, None), Entry(OFFICE, 30)])

@@ -138,6 +138,19 @@ async def test_a_set_that_somebody_flushed_is_seen_empty(ipset):
     assert await networks(ipset) == {SITE}
 
 
+async def test_sets_that_are_missing_are_cleared_all_the_same_and_others_are_left_alone(ipset):
+    program("create", "other", "hash:net")
+    try:
+        program("add", "other", "203.0.113.0/24")
+        await ipset.add([Entry(HOST, 600), Entry(SITE, 600)])
+        program("destroy", f"{ipset.prefix}4")
+        await ipset.clear()
+        assert [state.count for state in await ipset.states()] == [0]
+        assert "203.0.113.0/24" in program("list", "other")
+    finally:
+        program("destroy", "other")
+
+
 async def test_other_peoples_sets_are_never_touched(ipset):
     program("create", "office", "hash:net")
     program("create", f"{ipset.prefix}40", "hash:ip", "timeout", "60")
