@@ -12,89 +12,40 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from math import inf
 from random import Random
 from typing import Literal
 
+from amiwatch.judgement.counters import Counters
 from amiwatch.judgement.crowds import CAMPAIGN, CAMPAIGN_TIME, CROWD, QUIET, STORM, Breaker, Campaigns
-from amiwatch.judgement.ladder import Ladder
 from amiwatch.judgement.ledger import Ledger
 from amiwatch.judgement.networks import NetworkTable, source_key
 from amiwatch.judgement.reasons import (
-    alerts_reason,
-    allowed_reason,
     attacked_reason,
-    ban_reason,
-    ceiling_reason,
     found_reason,
     mass_reason,
-    phone_reason,
-    quiet_reason,
-    trusted_reason,
 )
-from amiwatch.judgement.rules import HOUR, MINUTE, Measure, Policy, Rule, Unless, longest
+from amiwatch.judgement.rules import Measure, Policy, longest
 from amiwatch.judgement.safe import ALWAYS
-from amiwatch.judgement.sources import MAX_DIALOGUES, Dialogue, Source, SourceTable, Windows
+from amiwatch.judgement.sources import MAX_DIALOGUES, Dialogue, Source, SourceTable
 from amiwatch.judgement.tally import Tally
-from amiwatch.judgement.trouble import (
-    is_calm_caller,
-    is_crowd_of_phones,
-    is_pace_of_phone,
-    is_steady_phone,
-    is_too_early,
-)
 from amiwatch.judgement.trust import Trust
 from amiwatch.judgement.values import (
     TEXT_LIMIT,
-    Alert,
-    Ban,
     IPAddress,
     IPNetwork,
     SecurityEvent,
     Verdict,
-    source_network,
 )
+from amiwatch.judgement.verdicts import Verdicts
 
 UNKNOWN = "<unknown>"
 """What PJSIP writes instead of an account that it does not know."""
 
-ALERT_PAUSE = HOUR
-"""The same alert about the same source comes at most this often, in seconds."""
-
-MAX_ALERTS = 10_000
-"""Alerts remembered to keep that pause."""
-
-ALERTS_A_MINUTE = 60
-"""New alerts a minute on evidence that forged UDP packets could make: each invented address could raise one."""
-
-CROWD_PAUSE = 1.0
-"""How long a source that a storm excuses is not looked at again, in seconds: a flood must cost little."""
-
 SWEEP = 2_000
 """Sources looked at in one sweep: some 10 ms."""
 
-FOUND_AFTER = 5
-"""Passwords tried on an account before its success is called a guess: people need up to four."""
-
 Outcome = Literal["unknown", "guess", "refused", "unanswered", "success", "ami"]
-
-
-@dataclass(slots=True)
-class Counters:
-    """What the judge saw since it began."""
-
-    events: int = 0
-    attempts: int = 0
-    tainted: int = 0
-    repeats: int = 0
-    """Events of sources that were banned already."""
-    chan_sip: int = 0
-    held_back: int = 0
-    """Bans on unproven evidence that the ceiling held back, each source once a minute."""
-    alerts_held_back: int = 0
-    """Alerts on unproven evidence beyond ``ALERTS_A_MINUTE``."""
 
 
 class Judge:
@@ -105,20 +56,27 @@ class Judge:
         random = random or Random()  # noqa: S311
         self.ledger = ledger or Ledger()
         self.trust = Trust(trust_time=policy.trust_time, max_sources=policy.max_trusted)
-        self.ladder = Ladder(policy, random)
         self.sources = SourceTable(policy.max_sources)
         self.counters = Counters()
         self.tally = Tally()
         self.allowed: NetworkTable[str] = NetworkTable()
         """Networks that are never banned, each with the words that say why."""
-        self.allow({})
-        self._alerted: OrderedDict[tuple[str, int | str | None], float] = OrderedDict()
         self._asked: OrderedDict[int, None] = OrderedDict()
         """Sources with challenges that may stay unanswered: nothing else may ever come from them."""
         self._breaker = Breaker()
         self._campaigns = Campaigns()
-        self._bans = _Ceiling()
-        self._alerts = _Ceiling()
+        self._verdicts = Verdicts(
+            policy,
+            ledger=self.ledger,
+            trust=self.trust,
+            sources=self.sources,
+            breaker=self._breaker,
+            counters=self.counters,
+            random=random,
+        )
+        self.ladder = self._verdicts.ladder
+        self.alarms = self._verdicts.alarms
+        self.allow({})
         self._readers = self._reading()
         self.adopt(policy)
 
@@ -127,26 +85,18 @@ class Judge:
         self.policy = policy
         self.trust.trust_time = policy.trust_time
         self.trust.max_sources = policy.max_trusted
-        self.ladder.policy = policy
+        self._verdicts.adopt(policy)
         self.sources.limit = policy.max_sources
         self._longest = longest(policy.rules)
         self._tripwires = frozenset(name.casefold() for name in policy.tripwires)
-        # A rule that is met by fewer attempts comes first, so that the reason names the sharpest.
-        self._rules = [
-            tuple(sorted((r for r in policy.rules if r.measure is measure), key=lambda r: r.find_time))
-            for measure in Measure
-        ]
 
     def allow(self, networks: Mapping[IPNetwork, str]) -> None:
         """Never ban these networks (each with the words that say why) and the always safe ones; replaces earlier."""
-        allowed: NetworkTable[str] = NetworkTable()
-        spared: NetworkTable[tuple[IPNetwork, str]] = NetworkTable()
-        for network, why in {**networks, **ALWAYS}.items():
-            allowed.put(network, why)
-            # A ban is by /64: one allowed address in it spares its neighbours.
-            around = source_network(network.network_address)
-            spared.put(network if network.prefixlen <= around.prefixlen else around, (network, why))
-        self.allowed, self._spared = allowed, spared
+        networks = {**networks, **ALWAYS}
+        self.allowed = NetworkTable()
+        for network, why in networks.items():
+            self.allowed.put(network, why)
+        self._verdicts.spare(networks)
 
     def see(self, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         """Take one event; return what follows from it, mostly nothing."""
@@ -208,8 +158,8 @@ class Judge:
         if source is not None:
             source.dialogues.pop(hash(event.session), None)
             source.unanswered.pop(hash(event.session), None)
-            if self._has_found_password(key, source, event, now):
-                return self._alert("password_found", key, event, now, lambda: found_reason(source, event))
+            if self._verdicts.has_found_password(key, source, event, now):
+                return self.alarms.tell("password_found", key, event, now, lambda: found_reason(source, event))
             source.guessed.pop(event.account, None)
         if Trust.is_earned_by(event):
             self.trust.grant(key, event.account, now)
@@ -251,7 +201,7 @@ class Judge:
             return self._attempt(key, source, event, now, account=None, dialogue_is="unknown")
         if is_late:
             source.note(Measure.ACCOUNTS, now, is_proven=event.is_proven, account=event.account)
-            return self._judge(key, source, event, now, (Measure.ACCOUNTS,))
+            return self._verdicts.judge(key, source, event, now, (Measure.ACCOUNTS,))
         return self._attempt(key, source, event, now, account=event.account, dialogue_is="unknown")
 
     def _wrong_answer(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
@@ -317,10 +267,9 @@ class Judge:
         account = event.account[:TEXT_LIMIT]
         if self.trust.has(key, now) or not self._campaigns.guess(account, key, now):
             return ()
-        if not self._is_news(("account_attacked", account), now):
-            return ()
-        self._remember_alert(("account_attacked", account), now)
-        return (Alert(now, "account_attacked", None, account, attacked_reason(account, CAMPAIGN, CAMPAIGN_TIME)),)
+        return self.alarms.tell_of_account(
+            "account_attacked", account, now, lambda: attacked_reason(account, CAMPAIGN, CAMPAIGN_TIME)
+        )
 
     # Counting.
 
@@ -372,7 +321,7 @@ class Judge:
         for measure in (Measure.ATTEMPTS, *changed):
             source.note(measure, now, is_proven=is_proven, account=account or "")
         self.sources.weigh(key, source)
-        judged = self._judge(key, source, event, now, (*reversed(changed), Measure.ATTEMPTS))
+        judged = self._verdicts.judge(key, source, event, now, (*reversed(changed), Measure.ATTEMPTS))
         return (*said, *judged) if said else judged
 
     def _began_to_fail(self, key: int, source: Source, event: SecurityEvent, now: float) -> Sequence[Verdict]:
@@ -382,7 +331,7 @@ class Judge:
         if not breaker.begin(event.account, now, could_be_forged=could_be_forged):
             return ()
         kind, sources = ("unproven_storm", STORM) if breaker.is_storm else ("mass_failure", CROWD)
-        return self._alert(kind, None, event, now, lambda: mass_reason(sources, breaker.is_storm))
+        return self.alarms.tell(kind, None, event, now, lambda: mass_reason(sources, breaker.is_storm))
 
     def _overdue(self, key: int, source: Source, event: SecurityEvent, now: float, total: int) -> Sequence[Verdict]:
         """Count the challenges that were left unanswered for too long; judge if there are now more than ``total``."""
@@ -396,7 +345,7 @@ class Judge:
             return ()
         if source.total > 1:
             self.sources.touch(key, source)
-        return self._judge(key, source, event, now, (Measure.UNANSWERED, Measure.ACCOUNTS))
+        return self._verdicts.judge(key, source, event, now, (Measure.UNANSWERED, Measure.ACCOUNTS))
 
     def _leave_unanswered(self, key: int, source: Source, session: int, event: SecurityEvent, now: float) -> None:
         """Count one challenge that nobody answered, at the time when it was sent."""
@@ -428,184 +377,9 @@ class Judge:
             del self._asked[key]
         return said
 
-    # Judging.
-
-    def _judge(
-        self, key: int, source: Source, event: SecurityEvent, now: float, measures: Sequence[Measure]
-    ) -> Sequence[Verdict]:
-        if now < source.spared_until and not event.is_proven:
-            return ()
-        is_trusted = self.trust.has(key, now)
-        excused: Sequence[Verdict] = ()
-        for measure in measures:
-            for rule in self._rules[measure]:
-                limit = rule.limit
-                if is_trusted and measure is Measure.ACCOUNTS:
-                    # An office earns patience for its own people, not for an enumeration from its address.
-                    limit *= self.policy.trust_factor
-                if not _is_met(rule, source, limit, now):
-                    continue
-                is_proven = source.proven is not None and _is_met(rule, source.proven, limit, now)
-                if now < self._breaker.until and self._is_of_a_crowd(source, rule, now, is_proven, is_trusted):
-                    continue
-                if (excuse := self._excuse(key, source, rule, event, now)) is not None:
-                    excused = excused or excuse
-                elif is_trusted and not (is_proven and measure in _NOT_COVERED):
-                    if not is_proven:
-                        source.spared_until = _next_minute(now)
-                    excused = excused or self._spare_trusted(key, source, rule, event, now, is_proven)
-                else:
-                    return self._offender(key, source, rule, event, now, is_trusted=is_trusted, is_proven=is_proven)
-        return excused
-
-    def _is_of_a_crowd(self, source: Source, rule: Rule, now: float, is_proven: bool, is_trusted: bool) -> bool:
-        """Tell whether a source fails as many others do just now, and is no worse than phones that fail."""
-        # Whoever bans at the first attempt wants no patience.
-        if Unless.CROWD not in rule.unless or rule.limit == 1:
-            return False
-        if source.is_hurried or (self._breaker.is_storm and is_proven):
-            return False
-        if rule.measure is Measure.ACCOUNTS and is_trusted and is_proven:
-            return False  # its own accounts were not counted
-        if not is_crowd_of_phones(source):
-            return False
-        source.is_of_a_crowd = True
-        if self._breaker.is_storm:
-            source.spared_until = now + CROWD_PAUSE
-        return True
-
-    def _excuse(
-        self, key: int, source: Source, rule: Rule, event: SecurityEvent, now: float
-    ) -> Sequence[Verdict] | None:
-        """Return what takes the place of a ban where the trouble may be honest; None if it may not."""
-        begin = now - rule.find_time
-        if source.is_hurried:
-            return None
-        if Unless.CARRIER in rule.unless and is_too_early(source, rule.measure):
-            return ()
-        if Unless.CARRIER in rule.unless and not source.has_password and is_calm_caller(source, rule.measure, begin):
-            return self._alert("unknown_carrier", key, event, now, lambda: quiet_reason(source, rule, now))
-        if Unless.PHONE in rule.unless and is_steady_phone(source):
-            return self._alert("broken_phone", key, event, now, lambda: phone_reason(source, event))
-        return None
-
-    def _spare_trusted(
-        self, key: int, source: Source, rule: Rule, event: SecurityEvent, now: float, is_proven: bool
-    ) -> Sequence[Verdict]:
-        """Return what takes the place of a ban for a source whose phones log in."""
-        return self._alert("trusted_offender", key, event, now, lambda: trusted_reason(source, rule, now, is_proven))
-
-    def _offender(
-        self,
-        key: int,
-        source: Source,
-        rule: Rule,
-        event: SecurityEvent,
-        now: float,
-        *,
-        is_trusted: bool,
-        is_proven: bool,
-    ) -> Sequence[Verdict]:
-        source.spared_until = _next_minute(now)
-        if (spared := self._spared.covering(event.source)) is not None:
-            return self._alert(
-                "allowed_offender", key, event, now, lambda: allowed_reason(source, rule, now, spared[1])
-            )
-        if not is_proven and not self._bans.take(now, self.policy.unproven_bans):
-            self.counters.held_back += 1
-            return self._alert("ban_ceiling", None, event, now, lambda: ceiling_reason(self.policy.unproven_bans))
-        level, seconds = self.ladder.climb(key, now)
-        network = source_network(event.source)
-        ban = Ban(
-            network=network,
-            address=event.source,
-            at=now,
-            seconds=seconds,
-            level=level,
-            rule=rule.name,
-            reason=ban_reason(source, rule, now, level=level, is_trusted=is_trusted, is_proven=is_proven),
-            service=event.service,
-            is_proven=is_proven,
-            evidence=source.proof(),
-        )
-        self.ledger.put(network, now + seconds)
-        self.sources.remove(key)
-        return (ban,)
-
-    def _has_found_password(self, key: int, source: Source, event: SecurityEvent, now: float) -> bool:
-        """Tell whether a source succeeds after many guesses: it has found a password, it earned no trust."""
-        tried = source.guessed.get(event.account, 0)
-        accounts = sum(count > 0 for count in source.guessed.values())
-        if self.trust.has(key, now):
-            accounts //= self.policy.trust_factor  # in a call centre several people mistype at the same time
-        if max(tried, accounts) < FOUND_AFTER or event.service == "AMI" or is_steady_phone(source):
-            return False
-        if source.is_of_a_crowd and is_pace_of_phone(source, tried, now):
-            return False  # it works again after a mass failure
-        return not self.trust.covers(key, event.account, now)
-
-    def _alert(
-        self, kind: str, key: int | None, event: SecurityEvent, now: float, reason: Callable[[], str]
-    ) -> Sequence[Verdict]:
-        """Raise an alert if it is news; without a key it is about nobody. A flood must not pay for words unsaid."""
-        name = (kind, key)
-        if not self._is_news(name, now):
-            return ()
-        may_be_forged = key is not None and kind not in _NOT_FORGED and not event.is_proven
-        if may_be_forged and not self._alerts.take(now, ALERTS_A_MINUTE):
-            self.counters.alerts_held_back += 1
-            return self._alert("alert_ceiling", None, event, now, lambda: alerts_reason(ALERTS_A_MINUTE))
-        self._remember_alert(name, now)
-        if key is None:
-            return (Alert(now, kind, None, "", reason()),)
-        return (Alert(now, kind, event.source, event.account[:TEXT_LIMIT], reason()),)
-
-    def _is_news(self, name: tuple[str, int | str | None], now: float) -> bool:
-        """Tell whether this was not said within ``ALERT_PAUSE``."""
-        return self._alerted.get(name, -inf) <= now - ALERT_PAUSE
-
-    def _remember_alert(self, name: tuple[str, int | str | None], now: float) -> None:
-        self._alerted[name] = now
-        self._alerted.move_to_end(name)
-        if len(self._alerted) > MAX_ALERTS:
-            self._alerted.popitem(last=False)
-
     def why_never(self, address: IPAddress) -> str | None:
         """Return the words that say why this address is never banned, or None if it can be."""
-        found = self._spared.covering(address)
-        return found[1][1] if found else None
-
-
-class _Ceiling:
-    """So many a minute and no more."""
-
-    def __init__(self) -> None:
-        self._minute = 0
-        self._used = 0
-
-    def take(self, now: float, limit: int) -> bool:
-        """Take one of this minute's, if one is left."""
-        minute = int(now // MINUTE)
-        if minute != self._minute:
-            self._minute, self._used = minute, 0
-        self._used += 1
-        return self._used <= limit
-
-
-def _next_minute(now: float) -> float:
-    return (now // MINUTE + 1) * MINUTE
-
-
-def _is_met(rule: Rule, windows: Windows, limit: int, now: float) -> bool:
-    reached = windows.newest(rule.measure, limit)
-    return reached is not None and reached >= now - rule.find_time
+        return self._verdicts.why_never(address)
 
 
 _MEASURES: dict[Outcome, Measure] = {"guess": Measure.GUESSES, "ami": Measure.AMI}
-
-_NOT_COVERED = frozenset({Measure.ACCOUNTS, Measure.AMI, Measure.TRIPWIRE})
-"""What trust does not excuse: enumerations, guessing at the manager, tripwires."""
-
-
-_NOT_FORGED = frozenset({"password_found"})
-"""Alerts that a forged packet can't raise, so that no ceiling holds them back."""

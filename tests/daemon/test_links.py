@@ -198,7 +198,7 @@ async def test_a_flood_of_invented_sources_fills_no_memory(settings_for: Callabl
     consumer.cancel()
     assert len(daemon.judge.sources) <= 20_000
     assert len(daemon.judge.tally.drain()) <= 20_000
-    assert len(daemon.judge._alerted) <= 10_000
+    assert len(daemon.judge.alarms) <= 10_000
     assert len(daemon._backlog) == 0
     assert daemon.judge.counters.events + daemon.shed == 200_000
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from amiwatch.judgement.judge import ALERT_PAUSE, ALERTS_A_MINUTE, FOUND_AFTER
+from amiwatch.judgement.alarms import ALERT_PAUSE, ALERTS_A_MINUTE
 from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.rules import CLOSED, DAY, HOUR, MINUTE, OFFICE, Measure, Rule
 from amiwatch.judgement.sources import HISTORY, REPEATS
 from amiwatch.judgement.trouble import BURST_SAMPLES
+from amiwatch.judgement.verdicts import FOUND_AFTER
 from amiwatch.testing.builders import Case, security_event
 from tests.judgement.stories import ATTACKER, PHONE, Story, bans, logs_in, new_session
 

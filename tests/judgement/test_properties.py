@@ -6,7 +6,8 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amiwatch.judgement.judge import MAX_ALERTS, Judge
+from amiwatch.judgement.alarms import MAX_ALERTS
+from amiwatch.judgement.judge import Judge
 from amiwatch.judgement.rules import Measure, Policy
 from amiwatch.judgement.sources import HISTORY, MAX_DIALOGUES, MAX_EVIDENCE
 from amiwatch.judgement.values import Ban, SecurityEvent, Verdict
@@ -77,7 +78,7 @@ def test_memory_is_bounded_and_no_order_of_events_raises(steps: list[tuple[float
     assert len(judge.sources) <= 2
     assert len(judge.trust) <= 2
     assert len(judge.ladder) <= 2
-    assert len(judge._alerted) <= MAX_ALERTS
+    assert len(judge.alarms) <= MAX_ALERTS
     for source in judge.sources:
         assert len(source.dialogues) <= MAX_DIALOGUES
         assert len(source.unanswered) <= MAX_DIALOGUES

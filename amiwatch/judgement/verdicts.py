@@ -1,0 +1,222 @@
+"""
+Counts to verdicts: which rule a source has met, what excuses it, and what follows.
+
+Rule 1: numbers stand in ``rules.py``; here they are only looked up. The allowlist and the safe networks win over all.
+
+Rule 2: this file counts nothing of a source; ``judge.py`` does, and asks here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from random import Random
+
+from amiwatch.judgement.alarms import Alarms, Ceiling
+from amiwatch.judgement.counters import Counters
+from amiwatch.judgement.crowds import Breaker
+from amiwatch.judgement.ladder import Ladder
+from amiwatch.judgement.ledger import Ledger
+from amiwatch.judgement.networks import NetworkTable
+from amiwatch.judgement.reasons import (
+    allowed_reason,
+    ban_reason,
+    ceiling_reason,
+    phone_reason,
+    quiet_reason,
+    trusted_reason,
+)
+from amiwatch.judgement.rules import MINUTE, Measure, Policy, Rule, Unless
+from amiwatch.judgement.sources import Source, SourceTable, Windows
+from amiwatch.judgement.trouble import (
+    is_calm_caller,
+    is_crowd_of_phones,
+    is_pace_of_phone,
+    is_steady_phone,
+    is_too_early,
+)
+from amiwatch.judgement.trust import Trust
+from amiwatch.judgement.values import Ban, IPAddress, IPNetwork, SecurityEvent, Verdict, source_network
+
+CROWD_PAUSE = 1.0
+"""How long a source that a storm excuses is not looked at again, in seconds: a flood must cost little."""
+
+FOUND_AFTER = 5
+"""Passwords tried on an account before its success is called a guess: people need up to four."""
+
+
+class Verdicts:
+    """Says what follows from what is counted of a source."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        ledger: Ledger,
+        trust: Trust,
+        sources: SourceTable,
+        breaker: Breaker,
+        counters: Counters,
+        random: Random,
+    ) -> None:
+        self.ladder = Ladder(policy, random)
+        self.alarms = Alarms(counters)
+        self._counters = counters
+        self._ledger = ledger
+        self._trust = trust
+        self._sources = sources
+        self._breaker = breaker
+        self._ceiling = Ceiling()
+        self.adopt(policy)
+        self.spare({})
+
+    def adopt(self, policy: Policy) -> None:
+        """Judge by these rules from now on."""
+        self.policy = policy
+        self.ladder.policy = policy
+        # A rule that is met by fewer attempts comes first, so that the reason names the sharpest.
+        self._rules = [
+            tuple(sorted((r for r in policy.rules if r.measure is measure), key=lambda r: r.find_time))
+            for measure in Measure
+        ]
+
+    def spare(self, networks: Mapping[IPNetwork, str]) -> None:
+        """Never ban these networks, each with the words that say why; replaces earlier ones."""
+        self._spared: NetworkTable[tuple[IPNetwork, str]] = NetworkTable()
+        for network, why in networks.items():
+            # A ban is by /64: one allowed address in it spares its neighbours.
+            around = source_network(network.network_address)
+            self._spared.put(network if network.prefixlen <= around.prefixlen else around, (network, why))
+
+    def why_never(self, address: IPAddress) -> str | None:
+        """Return the words that say why this address is never banned, or None if it can be."""
+        found = self._spared.covering(address)
+        return found[1][1] if found else None
+
+    def judge(
+        self, key: int, source: Source, event: SecurityEvent, now: float, measures: Sequence[Measure]
+    ) -> Sequence[Verdict]:
+        if now < source.spared_until and not event.is_proven:
+            return ()
+        is_trusted = self._trust.has(key, now)
+        excused: Sequence[Verdict] = ()
+        for measure in measures:
+            for rule in self._rules[measure]:
+                limit = rule.limit
+                if is_trusted and measure is Measure.ACCOUNTS:
+                    # An office earns patience for its own people, not for an enumeration from its address.
+                    limit *= self.policy.trust_factor
+                if not _is_met(rule, source, limit, now):
+                    continue
+                is_proven = source.proven is not None and _is_met(rule, source.proven, limit, now)
+                if now < self._breaker.until and self._is_of_a_crowd(source, rule, now, is_proven, is_trusted):
+                    continue
+                if (excuse := self._excuse(key, source, rule, event, now)) is not None:
+                    excused = excused or excuse
+                elif is_trusted and not (is_proven and measure in _NOT_COVERED):
+                    if not is_proven:
+                        source.spared_until = _next_minute(now)
+                    excused = excused or self._spare_trusted(key, source, rule, event, now, is_proven)
+                else:
+                    return self._offender(key, source, rule, event, now, is_trusted=is_trusted, is_proven=is_proven)
+        return excused
+
+    def _is_of_a_crowd(self, source: Source, rule: Rule, now: float, is_proven: bool, is_trusted: bool) -> bool:
+        """Tell whether a source fails as many others do just now, and is no worse than phones that fail."""
+        # Whoever bans at the first attempt wants no patience.
+        if Unless.CROWD not in rule.unless or rule.limit == 1:
+            return False
+        if source.is_hurried or (self._breaker.is_storm and is_proven):
+            return False
+        if rule.measure is Measure.ACCOUNTS and is_trusted and is_proven:
+            return False  # its own accounts were not counted
+        if not is_crowd_of_phones(source):
+            return False
+        source.is_of_a_crowd = True
+        if self._breaker.is_storm:
+            source.spared_until = now + CROWD_PAUSE
+        return True
+
+    def _excuse(
+        self, key: int, source: Source, rule: Rule, event: SecurityEvent, now: float
+    ) -> Sequence[Verdict] | None:
+        """Return what takes the place of a ban where the trouble may be honest; None if it may not."""
+        begin = now - rule.find_time
+        if source.is_hurried:
+            return None
+        if Unless.CARRIER in rule.unless and is_too_early(source, rule.measure):
+            return ()
+        if Unless.CARRIER in rule.unless and not source.has_password and is_calm_caller(source, rule.measure, begin):
+            return self.alarms.tell("unknown_carrier", key, event, now, lambda: quiet_reason(source, rule, now))
+        if Unless.PHONE in rule.unless and is_steady_phone(source):
+            return self.alarms.tell("broken_phone", key, event, now, lambda: phone_reason(source, event))
+        return None
+
+    def _spare_trusted(
+        self, key: int, source: Source, rule: Rule, event: SecurityEvent, now: float, is_proven: bool
+    ) -> Sequence[Verdict]:
+        """Return what takes the place of a ban for a source whose phones log in."""
+        return self.alarms.tell(
+            "trusted_offender", key, event, now, lambda: trusted_reason(source, rule, now, is_proven)
+        )
+
+    def _offender(
+        self,
+        key: int,
+        source: Source,
+        rule: Rule,
+        event: SecurityEvent,
+        now: float,
+        *,
+        is_trusted: bool,
+        is_proven: bool,
+    ) -> Sequence[Verdict]:
+        source.spared_until = _next_minute(now)
+        if (spared := self._spared.covering(event.source)) is not None:
+            return self.alarms.tell(
+                "allowed_offender", key, event, now, lambda: allowed_reason(source, rule, now, spared[1])
+            )
+        if not is_proven and not self._ceiling.take(now, self.policy.unproven_bans):
+            self._counters.held_back += 1
+            return self.alarms.tell("ban_ceiling", None, event, now, lambda: ceiling_reason(self.policy.unproven_bans))
+        level, seconds = self.ladder.climb(key, now)
+        network = source_network(event.source)
+        ban = Ban(
+            network=network,
+            address=event.source,
+            at=now,
+            seconds=seconds,
+            level=level,
+            rule=rule.name,
+            reason=ban_reason(source, rule, now, level=level, is_trusted=is_trusted, is_proven=is_proven),
+            service=event.service,
+            is_proven=is_proven,
+            evidence=source.proof(),
+        )
+        self._ledger.put(network, now + seconds)
+        self._sources.remove(key)
+        return (ban,)
+
+    def has_found_password(self, key: int, source: Source, event: SecurityEvent, now: float) -> bool:
+        """Tell whether a source succeeds after many guesses: it has found a password, it earned no trust."""
+        tried = source.guessed.get(event.account, 0)
+        accounts = sum(count > 0 for count in source.guessed.values())
+        if self._trust.has(key, now):
+            accounts //= self.policy.trust_factor  # in a call centre several people mistype at the same time
+        if max(tried, accounts) < FOUND_AFTER or event.service == "AMI" or is_steady_phone(source):
+            return False
+        if source.is_of_a_crowd and is_pace_of_phone(source, tried, now):
+            return False  # it works again after a mass failure
+        return not self._trust.covers(key, event.account, now)
+
+
+def _next_minute(now: float) -> float:
+    return (now // MINUTE + 1) * MINUTE
+
+
+def _is_met(rule: Rule, windows: Windows, limit: int, now: float) -> bool:
+    reached = windows.newest(rule.measure, limit)
+    return reached is not None and reached >= now - rule.find_time
+
+
+_NOT_COVERED = frozenset({Measure.ACCOUNTS, Measure.AMI, Measure.TRIPWIRE})
+"""What trust does not excuse: enumerations, guessing at the manager, tripwires."""
