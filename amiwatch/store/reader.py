@@ -48,6 +48,7 @@ from amiwatch.store.records import (
     evidence_from,
     key_network,
     key_range,
+    network_key,
 )
 
 READ_TIMEOUT = 5.0
@@ -127,6 +128,21 @@ class Reader:
         where = f"sort_key IN ({', '.join('?' * len(keys))}) OR sort_key BETWEEN ? AND ?"
         sql = f"SELECT {_columns(BanRecord)} FROM bans WHERE {where} ORDER BY id DESC"  # noqa: S608 - texts of ours
         return list(self._rows(BanRecord, sql, (*keys, first, last)))
+
+    def dropped(self) -> tuple[int, int]:
+        """Return how many packets all bans dropped together that are not forgotten yet, and how many bans did."""
+        # Only through the index are the few read that dropped any.
+        sql = "SELECT coalesce(sum(packets), 0), count(*) FROM bans INDEXED BY bans_dropped WHERE packets > 0"
+        packets, bans = next(self._fetch(sql, ()))
+        return int(packets), int(bans)
+
+    def counters(self, network: IPNetwork | None = None) -> dict[IPNetwork, tuple[int, int]]:
+        """Return what the kernel's counters said last, packets and octets (None: of all networks)."""
+        where = _Where()
+        if network is not None:
+            where.add("sort_key = :key", key=network_key(network))
+        sql = f"SELECT sort_key, packets, octets FROM counters {where}"  # noqa: S608 - texts of ours
+        return {key_network(key): (packets, octets) for key, packets, octets in self._fetch(sql, where.parameters)}
 
     def evidence(self, ban_id: int) -> list[Evidence]:
         """Return the events that are kept with a ban; none for a ban by hand."""

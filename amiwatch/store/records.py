@@ -169,6 +169,9 @@ class BanRecord(NamedTuple):
     ended_by: str | None
     ended_why: str | None
     """``expired``, ``replaced`` or the reason of an unban."""
+    packets: int = 0
+    """Dropped since the ban began, as the daemon wrote it last."""
+    octets: int = 0
 
 
 class AttemptRecord(NamedTuple):

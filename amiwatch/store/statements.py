@@ -251,6 +251,15 @@ TAMPERED = Statement(
     lambda pbx, at, sample: (pbx, at, sample[:SAMPLE_LIMIT]),
 )
 
+COUNTERS = Statement(
+    "counters",
+    """
+    INSERT INTO counters (sort_key, packets, octets, at) VALUES (?, ?, ?, ?)
+    ON CONFLICT (sort_key) DO UPDATE SET packets = excluded.packets, octets = excluded.octets, at = excluded.at
+    """,
+    lambda network, packets, octets, at: (network_key(network), packets, octets, at),
+)
+
 TRIM_TAMPERED = f"DELETE FROM tampered WHERE id <= (SELECT max(id) FROM tampered) - {SAMPLE_ROWS}"  # noqa: S608
 
 TRUST = Statement(
@@ -302,6 +311,8 @@ def _in_steps(table: str, condition: str, key: str = "id") -> str:
     return f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE {condition} LIMIT :limit)"  # noqa: S608
 
 
+_IS_FREE = "NOT EXISTS (SELECT 1 FROM bans WHERE bans.sort_key = counters.sort_key AND bans.ended_at IS NULL)"
+
 FORGET: dict[str, str] = {
     "bans": _in_steps("bans", "ended_at < :before"),
     "offenders": _in_steps(
@@ -310,6 +321,7 @@ FORGET: dict[str, str] = {
            (SELECT 1 FROM bans WHERE bans.sort_key = offenders.sort_key AND bans.ended_at IS NULL)""",
         key="sort_key",
     ),
+    "counters": _in_steps("counters", f"at < :before AND {_IS_FREE}", key="sort_key"),
     "attempts": _in_steps("attempts", "bucket < :before"),
     "alerts": _in_steps("alerts", "last_at < :before"),
     "requests": _in_steps("requests", "finished_at < :before"),
@@ -332,6 +344,7 @@ FORGET_NETWORK: dict[str, str] = {
             (SELECT 1 FROM bans WHERE bans.sort_key = offenders.sort_key AND bans.ended_at IS NULL)""",  # noqa: S608 - a text of ours
         key="sort_key",
     ),
+    "counters": _in_steps("counters", f"{_INSIDE} AND {_IS_FREE}", key="sort_key"),
     "attempts": _in_steps("attempts", _INSIDE),
     "alerts": _in_steps("alerts", _INSIDE),
     "trust": _in_steps("trust", _INSIDE, key="sort_key, account"),

@@ -264,6 +264,10 @@ class Store:
         """End the open ban of exactly this network before its time."""
         self._put_ban(statements.LIFT, network, at, by, reason)
 
+    def put_counters(self, network: IPNetwork, *, packets: int, octets: int, at: float) -> None:
+        """Record what the kernel's counter of a network says, for the sum of its ban. Safe to repeat."""
+        self._put_ban(statements.COUNTERS, network, packets, octets, at)
+
     def put_pardon(self, network: IPNetwork) -> None:
         """Forget a network's place on the ladder, since its bans were a mistake; its history stays."""
         self._put_ban(statements.PARDON, network)

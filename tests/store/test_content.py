@@ -224,7 +224,7 @@ async def test_all_about_one_address_can_be_forgotten_but_not_its_ban(store: Sto
     await store.flush()
     counts = await store.forget_network(network)
     assert counts == {
-        "bans": 1, "offenders": 0, "attempts": 1, "alerts": 1, "trust": 1, "requests": 1, "tampered": 1, "kept": 1,
+        "bans": 1, "offenders": 0, "counters": 0, "attempts": 1, "alerts": 1, "trust": 1, "requests": 1, "tampered": 1, "kept": 1,
     }  # fmt: skip
     with Reader(path) as reader:
         assert [ban.at for ban in reader.history(network)] == [NOON - 10]
