@@ -37,11 +37,13 @@ from amiwatch.store.records import (
     GapRecord,
     LinkRecord,
     OffenderRecord,
+    Panic,
     Request,
     Status,
     StoredBan,
     StoredOffender,
     StoredTrust,
+    Trial,
     TriedRecord,
     counted_network,
     covering_keys,
@@ -168,6 +170,15 @@ class Reader:
         """
         return [AllowEntry(*row) for row in self._fetch(sql, {"now": now})]
 
+    def panic(self) -> Panic | None:
+        """Return the panic that was not ended, None if there is none. Compare ``until``."""
+        return next((Panic(*row) for row in self._fetch("SELECT at, until, asked_by, comment FROM panic", ())), None)
+
+    def trials(self) -> list[Trial]:
+        """Return the bans that were not confirmed, those that end first first. Compare ``deadline``."""
+        sql = "SELECT sort_key, at, deadline, until, rule, reason, asked_by FROM trials ORDER BY deadline"
+        return [Trial(key_network(row[0]), *row[1:]) for row in self._fetch(sql, ())]
+
     def attempts(
         self,
         *,
@@ -181,6 +192,22 @@ class Reader:
         where.add("bucket >= :since", since=since // ATTEMPT_BUCKET * ATTEMPT_BUCKET)
         where.add_within(None if within is None else counted_network(within))
         return self._list(AttemptRecord, "attempts", where, after, limit)
+
+    def attempts_as_they_came(
+        self, *, since: float, until: float, within: IPNetwork | None = None
+    ) -> Iterator[AttemptRecord]:
+        """List the rows of attempts that began in this time, the oldest first; ``within`` as for ``attempts``."""
+        where = _Where()
+        where.add("bucket >= :bucket", bucket=since // ATTEMPT_BUCKET * ATTEMPT_BUCKET)
+        where.add("first_at BETWEEN :since AND :until", since=since, until=until)
+        where.add_within(None if within is None else counted_network(within))
+        sql = f"SELECT {_columns(AttemptRecord)} FROM attempts {where} ORDER BY bucket, first_at"  # noqa: S608
+        return self._rows(AttemptRecord, sql, where.parameters)
+
+    def oldest_attempt(self) -> float | None:
+        """Return how far the attempts go back, to ten minutes; None without any."""
+        oldest = next(self._fetch("SELECT min(bucket) FROM attempts", ()))[0]
+        return None if oldest is None else float(oldest)
 
     def alerts(
         self,
@@ -334,6 +361,8 @@ class _RequestRecord(NamedTuple):
     finished_at: float | None
     is_done: int | None
     outcome: str | None
+    is_forced: int
+    confirm: int | None
 
 
 class _Where:
@@ -364,7 +393,8 @@ def _of_pbx(pbx: str | None) -> _Where:
 
 
 def _request(record: _RequestRecord) -> Request:
-    return Request(*record[:8], None if record.is_done is None else record.is_done == 1, record.outcome)
+    is_done = None if record.is_done is None else record.is_done == 1
+    return Request(*record[:8], is_done, record.outcome, record.is_forced == 1, record.confirm)
 
 
 def _columns(kind: type[tuple[Any, ...]]) -> str:

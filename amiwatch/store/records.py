@@ -33,7 +33,7 @@ MAX_EVIDENCE = 20
 MAX_REASON = 500
 """Longest reason, comment or detail that is stored, in characters."""
 
-VERBS = ("ban", "unban", "unban-all", "allow", "disallow", "forget", "reload")
+VERBS = ("ban", "confirm", "unban", "unban-all", "allow", "disallow", "forget", "panic", "resume", "reload")
 """What a request may ask for."""
 
 
@@ -118,6 +118,35 @@ class Request:
     is_done: bool | None = None
     """False: it was refused or failed; ``outcome`` says why."""
     outcome: str | None = None
+    is_forced: bool = False
+    """Do it although it may cut off somebody who should not be."""
+    confirm: int | None = None
+    """Seconds within which it must be confirmed; None: it need not be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Panic:
+    """Since when nothing is dropped, because a person said so."""
+
+    at: float
+    until: float | None
+    """None: until somebody resumes."""
+    asked_by: str
+    comment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A ban by hand that ends at its deadline unless somebody confirms it."""
+
+    network: IPNetwork
+    at: float
+    deadline: float
+    until: float | None
+    """Its end once confirmed; None is for ever."""
+    rule: str
+    reason: str
+    asked_by: str
 
 
 @dataclass(frozen=True, slots=True)

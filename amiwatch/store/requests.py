@@ -42,14 +42,27 @@ class Outcome:
     text: str
 
 
-def ask(path: Path, verb: str, target: str, *, seconds: int | None = None, comment: str = "", by: str) -> int:
-    """Write a request (``verb`` is one of ``VERBS``) and return its id. Raises StoreError."""
+def ask(
+    path: Path,
+    verb: str,
+    target: str,
+    *,
+    seconds: int | None = None,
+    comment: str = "",
+    is_forced: bool = False,
+    confirm: int | None = None,
+    by: str,
+) -> int:
+    """Write a request (see ``Request``; ``verb`` is one of ``VERBS``) and return its id. Raises StoreError."""
     if verb not in VERBS:
         raise ValueError(f"no such verb: {verb!r}")
-    row = (time.time(), bounded(by), verb, bounded(target, 255), seconds, bounded(comment, MAX_REASON))
+    said = (bounded(target, 255), seconds, bounded(comment, MAX_REASON), is_forced, confirm)
+    sql = """
+        INSERT INTO requests (at, asked_by, verb, target, seconds, comment, is_forced, confirm)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    """
     with _writing(path) as db:
-        sql = "INSERT INTO requests (at, asked_by, verb, target, seconds, comment) VALUES (?, ?, ?, ?, ?, ?)"
-        return int(db.execute(sql, row).lastrowid or 0)
+        return int(db.execute(sql, (time.time(), bounded(by), verb, *said)).lastrowid or 0)
 
 
 def wait_outcome(path: Path, request_id: int, timeout: float) -> Outcome | None:

@@ -163,6 +163,34 @@ ALLOW = Statement(
 
 DISALLOW = Statement("disallow", "DELETE FROM allowlist WHERE target = ?", lambda target: (target,))
 
+PANIC = Statement(
+    "panic",
+    "INSERT OR REPLACE INTO panic (id, at, until, asked_by, comment) VALUES (1, ?, ?, ?, ?)",
+    lambda panic: (panic.at, panic.until, bounded(panic.asked_by), bounded(panic.comment, MAX_REASON)),
+)
+
+RESUME = Statement("resume", "DELETE FROM panic", lambda: ())
+
+TRIAL = Statement(
+    "trial",
+    """
+    INSERT OR REPLACE INTO trials (sort_key, network, at, deadline, until, rule, reason, asked_by)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    """,
+    lambda trial: (
+        network_key(trial.network),
+        str(trial.network),
+        trial.at,
+        trial.deadline,
+        trial.until,
+        trial.rule,
+        bounded(trial.reason, MAX_REASON),
+        bounded(trial.asked_by),
+    ),
+)
+
+TRIAL_END = Statement("trial end", "DELETE FROM trials WHERE sort_key = ?", lambda network: (network_key(network),))
+
 LINK = Statement(
     "link",
     "INSERT INTO links (pbx, at, state, detail) VALUES (?, ?, ?, ?)",

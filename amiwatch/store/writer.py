@@ -43,11 +43,13 @@ from amiwatch.store.reader import Reader
 from amiwatch.store.records import (
     AllowEntry,
     AttemptCount,
+    Panic,
     Request,
     Status,
     StoredBan,
     StoredOffender,
     StoredTrust,
+    Trial,
     counted_network,
 )
 from amiwatch.store.statements import Statement
@@ -286,6 +288,22 @@ class Store:
         """Take out of the allowlist."""
         self._put_ban(statements.DISALLOW, target)
 
+    def put_panic(self, panic: Panic) -> None:
+        """Remember that nothing may be dropped, so that a restart doesn't forget it."""
+        self._put_ban(statements.PANIC, panic)
+
+    def put_resume(self) -> None:
+        """Forget the panic."""
+        self._put_ban(statements.RESUME)
+
+    def put_trial(self, trial: Trial) -> None:
+        """Remember a ban that must be confirmed, or change the one of the same network."""
+        self._put_ban(statements.TRIAL, trial)
+
+    def put_trial_end(self, network: IPNetwork) -> None:
+        """Forget that a ban must be confirmed: it was, or its time is over."""
+        self._put_ban(statements.TRIAL_END, network)
+
     def put_link(self, pbx: str, at: float, state: str, detail: str) -> None:
         """Record a change of an AMI link."""
         self._put_ban(statements.LINK, pbx, at, state, detail)
@@ -371,6 +389,14 @@ class Store:
     async def allowlist(self, now: float) -> list[AllowEntry]:
         """Return the allowlist without what ran out. Raises StoreError."""
         return await self._read(lambda reader: list(reader.allowlist(now)))
+
+    async def panic(self) -> Panic | None:
+        """Return the panic that was not ended; its time may be over. Raises StoreError."""
+        return await self._read(lambda reader: reader.panic())
+
+    async def trials(self) -> list[Trial]:
+        """Return the bans that were not confirmed; the time of some may be over. Raises StoreError."""
+        return await self._read(lambda reader: reader.trials())
 
     async def pending_requests(self) -> list[Request]:
         """Return the requests that nobody finished (nor this store was told to finish), oldest first. StoreError."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from amiwatch.judgement.values import Alert
 from amiwatch.store.reader import Reader
-from amiwatch.store.records import TIMES_LIMIT, AllowEntry, AttemptCount, Status
+from amiwatch.store.records import TIMES_LIMIT, AllowEntry, AttemptCount, Panic, Status, Trial
 from amiwatch.store.requests import ask
 from amiwatch.store.statements import SAMPLE_LIMIT, SAMPLE_ROWS
 from amiwatch.store.writer import Store
@@ -136,6 +136,38 @@ async def test_the_allowlist_is_changed_and_runs_out(store: Store) -> None:
     assert [entry.target for entry in await store.allowlist(NOON)] == ["192.0.2.0/24", "sip.example.net"]
     (entry,) = await store.allowlist(NOON + 61)
     assert (entry.comment, entry.added_by) == ("head office", "bob")
+
+
+async def test_there_is_one_panic_and_the_last_word_counts(store: Store) -> None:
+    assert await store.panic() is None
+    store.put_panic(Panic(NOON, None, "alice", "the phones are dead"))
+    store.put_panic(Panic(NOON + 5, NOON + 60, "bob", ""))
+    await store.flush()
+    assert await store.panic() == Panic(NOON + 5, NOON + 60, "bob", "")
+    store.put_resume()
+    store.put_resume()
+    await store.flush()
+    assert await store.panic() is None
+
+
+async def test_a_trial_is_kept_until_it_ends(store: Store) -> None:
+    one = Trial(ip_network("203.0.113.7/32"), NOON, NOON + 60, None, "manual", "rang all night", "alice")
+    other = Trial(ip_network("2001:db8:7::/64"), NOON, NOON + 30, NOON + 7200, "forced", "", "bob")
+    store.put_trial(one)
+    store.put_trial(other)
+    await store.flush()
+    assert await store.trials() == [other, one]
+    store.put_trial_end(one.network)
+    await store.flush()
+    assert await store.trials() == [other]
+
+
+async def test_a_request_carries_what_was_asked_for(store: Store, path: Path) -> None:
+    ask(path, "ban", "203.0.113.7", seconds=60, is_forced=True, confirm=30, by="alice")
+    ask(path, "ban", "203.0.113.8", by="alice")
+    one, other = await store.pending_requests()
+    assert (one.is_forced, one.confirm, one.seconds) == (True, 30, 60)
+    assert (other.is_forced, other.confirm, other.seconds) == (False, None, None)
 
 
 async def test_trust_is_extended_and_runs_out(store: Store) -> None:

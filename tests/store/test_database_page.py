@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from amiwatch.judgement.values import Alert
-from amiwatch.store.records import AllowEntry, AttemptCount, Status
+from amiwatch.store.records import AllowEntry, AttemptCount, Panic, Status, Trial
 from amiwatch.store.requests import ask
 from amiwatch.store.writer import Store
 
@@ -45,6 +45,9 @@ async def filled(store: Store, path: Path) -> AsyncIterator[sqlite3.Connection]:
     store.put_gap_begin("office", NOW - 90, "connection lost")
     store.put_gap_end("office", NOW - 60)
     store.put_allow(AllowEntry("192.0.2.0/24", "office", NOW, None, "alice"))
+    store.put_panic(Panic(NOW - 60, None, "alice", "the phones are dead"))
+    tried = ip_network("203.0.113.9/32")
+    store.put_trial(Trial(tried, NOW - 5, NOW + 300, NOW + 7200, "manual", "rang all night", "alice"))
     store.put_status(Status(7, NOW - 60, NOW, "enforce", "0.1", "ipset", {"events": 12}))
     store.finish_request(ask(path, "unban", "203.0.113.8/32", by="alice", comment="our own phone"), "unbanned", True)
     await store.flush()
