@@ -127,7 +127,7 @@ class Place:
         self.random = Random(f"{seed}/place")  # noqa: S311
         self.seconds = seconds
         self.is_freepbx = is_freepbx
-        """Whether ``auth_username`` comes first (FreePBX's default): phones are asked as ``<unknown>``."""
+        """Whether PJSIP may tell phones by ``auth_username`` (FreePBX's default): then it seldom names strangers."""
         self.extensions: list[str] = []
         """Accounts that exist, for those who guess at them."""
         known = [int(IPv4Address(net)) + host for net in ("192.0.2.0", "198.51.100.0", "203.0.113.0") for host in HOSTS]
@@ -152,6 +152,10 @@ class Place:
         self.extensions.append(str(1001 + len(self.extensions)))
         return self.extensions[-1]
 
+    def has_auth_names(self) -> bool:
+        """Draw whether phones call themselves otherwise than their endpoint: only their answer tells who they are."""
+        return self.is_freepbx and self.random.random() < 0.5
+
     def moment(self, begin: float = 0.0, end: float = 1.0) -> float:
         """Draw an instant from this part of its time."""
         return self.random.uniform(begin, end) * self.seconds
@@ -172,11 +176,14 @@ def _at(dialogue: Dialogue) -> float:
 
 # What builders.Case has no name for.
 
-FREEPBX_LOGIN = (Step("ChallengeSent", account=UNKNOWN), Step("SuccessfulAuth"))
-"""``auth_username`` first: who it is shows only in the answer."""
+_AUTH_NAME = (Step("InvalidAccountID", account="tel-{}"), Step("ChallengeSent", account=UNKNOWN))
+"""The first request of a phone that calls itself otherwise than its endpoint. It is seldom named, see ``World``."""
 
-FREEPBX_WRONG = (Step("ChallengeSent", account=UNKNOWN), Step("ChallengeResponseFailed"))
-FREEPBX_STALE = (Step("ChallengeSent", account=UNKNOWN), Step("ChallengeSent"), Step("SuccessfulAuth"))
+AUTH_NAME_LOGIN = (*_AUTH_NAME, Step("SuccessfulAuth"))
+"""``auth_username``: who it is shows only in the answer."""
+
+AUTH_NAME_WRONG = (*_AUTH_NAME, Step("ChallengeResponseFailed"))
+AUTH_NAME_STALE = (*_AUTH_NAME, Step("ChallengeSent"), Step("SuccessfulAuth"))
 
 ANOTHER_GUESS = (Step("ChallengeResponseFailed"),)
 """A guess that reuses the challenge of an earlier one; also every client's fate when the auth object is missing."""

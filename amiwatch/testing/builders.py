@@ -139,7 +139,7 @@ class Step(NamedTuple):
     kind: str
     service: str = "PJSIP"
     account: str | None = None
-    """None is the account that was tried."""
+    """None is the account that was tried; ``{}`` in a text stands for it."""
     headers: dict[str, str] = {}  # noqa: RUF012 - never changed
 
 

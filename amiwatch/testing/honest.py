@@ -14,9 +14,9 @@ from random import Random
 from amiwatch.judgement.values import IPAddress
 from amiwatch.testing.actors import (
     ANOTHER_GUESS,
-    FREEPBX_LOGIN,
-    FREEPBX_STALE,
-    FREEPBX_WRONG,
+    AUTH_NAME_LOGIN,
+    AUTH_NAME_STALE,
+    AUTH_NAME_WRONG,
     HOUR,
     MINUTE,
     STALE_AOR,
@@ -41,10 +41,12 @@ def good_phone(place: Place, *, transport: str | None = None, every: float | Non
     random = place.random
     transport = transport or random.choice(("UDP", "UDP", "UDP", "TCP", "TLS", "WSS"))
     source, account, every = place.address(), place.extension(), every or random.choice((60.0, 120.0, 300.0, 3600.0))
-    is_freepbx, end = place.is_freepbx, place.seconds
+    has_auth_names, end = place.has_auth_names(), place.seconds
 
     def life(random: Random) -> Iterator[Dialogue]:
-        return registers(Sender(random, source, transport), random, account, every, end=end, is_freepbx=is_freepbx)
+        return registers(
+            Sender(random, source, transport), random, account, every, end=end, has_auth_names=has_auth_names
+        )
 
     return Actor("good phone", Role.HONEST, (source,), life)
 
@@ -53,7 +55,7 @@ def office(place: Place, phones: int = 12, *, every: float = 300.0, name: str = 
     """Register many phones from behind one address, all of them within a minute of ``at``."""
     source, accounts = place.address(), [place.extension() for _ in range(phones)]
     transport = place.random.choice(("UDP", "TCP", "TLS"))
-    is_freepbx, end = place.is_freepbx, place.seconds
+    has_auth_names, end = place.has_auth_names(), place.seconds
 
     def life(random: Random) -> Iterator[Dialogue]:
         return together(
@@ -65,7 +67,7 @@ def office(place: Place, phones: int = 12, *, every: float = 300.0, name: str = 
                     every,
                     begin=at + random.uniform(0, min(MINUTE, every)),
                     end=end,
-                    is_freepbx=is_freepbx,
+                    has_auth_names=has_auth_names,
                 )
                 for account in accounts
             )
@@ -78,14 +80,14 @@ def mistyper(place: Place) -> Actor:
     """Set up a phone by hand: up to four wrong passwords, then the right one."""
     random = place.random
     source, account, begin = place.address(), place.extension(), place.moment(0, 0.5)
-    transport, is_freepbx, end = random.choice(("UDP", "TLS")), place.is_freepbx, place.seconds
+    transport, has_auth_names, end = random.choice(("UDP", "TLS")), place.has_auth_names(), place.seconds
 
     def life(random: Random) -> Iterator[Dialogue]:
         send, at = Sender(random, source, transport), begin
         for _ in range(random.randint(1, 4)):
-            yield send(at, FREEPBX_WRONG if is_freepbx else Case.WRONG_PASSWORD, account)
+            yield send(at, AUTH_NAME_WRONG if has_auth_names else Case.WRONG_PASSWORD, account)
             at += random.uniform(5, 40)
-        yield from registers(send, random, account, 300, begin=at, end=end, is_freepbx=is_freepbx)
+        yield from registers(send, random, account, 300, begin=at, end=end, has_auth_names=has_auth_names)
 
     return Actor("mistyper", Role.HONEST, (source,), life)
 
@@ -96,14 +98,14 @@ def old_password(place: Place, *, is_trusted: bool) -> Actor:
     source, account, every = place.address(), place.extension(), random.choice((30.0, 60.0))
     others = [place.extension() for _ in range(random.randint(1, 8))] if is_trusted else []
     begin, doubled = place.moment(0.05, 0.3), random.random() < 0.5
-    has_one_call_id, is_freepbx, end = random.random() < 0.5, place.is_freepbx, place.seconds
+    has_one_call_id, has_auth_names, end = random.random() < 0.5, place.has_auth_names(), place.seconds
 
     def life(random: Random) -> Iterator[Dialogue]:
         send = Sender(random, source)
         broken = fails(
             send,
             random,
-            FREEPBX_WRONG if is_freepbx else Case.WRONG_PASSWORD,
+            AUTH_NAME_WRONG if has_auth_names else Case.WRONG_PASSWORD,
             account,
             every,
             begin=begin,
@@ -156,8 +158,8 @@ def moved_site(place: Place) -> Actor:
     """Move an office to another address; one phone had an old password all along."""
     old, new = place.address(), place.address()
     accounts, broken = [place.extension() for _ in range(place.random.randint(4, 20))], place.extension()
-    moves, is_freepbx, end = place.moment(0.4, 0.6), place.is_freepbx, place.seconds
-    wrong: What = FREEPBX_WRONG if is_freepbx else Case.WRONG_PASSWORD
+    moves, has_auth_names, end = place.moment(0.4, 0.6), place.has_auth_names(), place.seconds
+    wrong: What = AUTH_NAME_WRONG if has_auth_names else Case.WRONG_PASSWORD
 
     def life(random: Random) -> Iterator[Dialogue]:
         lives: list[Iterator[Dialogue]] = []
@@ -166,7 +168,7 @@ def moved_site(place: Place) -> Actor:
                 at = begin + random.uniform(0, 20)
                 send = Sender(random, source)
                 lives.append(
-                    registers(send, random, account, 120, begin=at, end=until, is_freepbx=is_freepbx, copies=2)
+                    registers(send, random, account, 120, begin=at, end=until, has_auth_names=has_auth_names, copies=2)
                 )
             lives.append(fails(Sender(random, source), random, wrong, broken, 60, begin=begin + 1, end=until))
         return together(*lives)
@@ -181,14 +183,13 @@ def unknown_carrier(place: Place) -> Actor:
     source, begin, end = place.address(), place.moment(0, 0.2), place.seconds
     mean = random.choice((6.0, 30.0, 120.0, 600.0))
     pings, withheld = random.random() < 0.5, random.choice((0.0, 0.1))
-    case = Case.UNMATCHED if place.is_freepbx else Case.UNKNOWN_ACCOUNT  # below 5 requests in 5 s
     forms = random.choice(("+4930{:07}", "004930{:07}", "030{:07}"))
 
     def calls(random: Random) -> Iterator[Dialogue]:
         send, at = Sender(random, source), begin
         while at < end:
             number = forms.format(random.randrange(10**7)) if random.random() >= withheld else "anonymous"
-            yield send(at, case, number, copies=random.random() < 0.02)
+            yield send(at, Case.UNKNOWN_ACCOUNT, number, copies=random.random() < 0.02)
             at += random.expovariate(1 / mean)
 
     def life(random: Random) -> Iterator[Dialogue]:
@@ -205,13 +206,13 @@ def monitor(place: Place) -> Actor:
     random = place.random
     source, every, end = place.address(), random.choice((10.0, 30.0, 60.0)), place.seconds
     account = random.choice(("monitor", "nagios", "ping", "sipp", ""))
-    case, has_one_call_id = Case.UNMATCHED if place.is_freepbx else Case.UNKNOWN_ACCOUNT, random.random() < 0.2
+    has_one_call_id = random.random() < 0.2
 
     def life(random: Random) -> Iterator[Dialogue]:
         return fails(
             Sender(random, source),
             random,
-            case,
+            Case.UNKNOWN_ACCOUNT,
             account,
             every,
             begin=random.uniform(0, 60),
@@ -226,8 +227,8 @@ def monitor(place: Place) -> Actor:
 def call_centre(place: Place, agents: int = 200) -> Actor:
     """Work with 200 agents behind one address: all come within minutes, some mistype, one has an old password."""
     source, accounts = place.address(), [place.extension() for _ in range(agents)]
-    transport, is_freepbx, end = place.random.choice(("UDP", "WSS", "TLS")), place.is_freepbx, place.seconds
-    wrong: What = FREEPBX_WRONG if is_freepbx else Case.WRONG_PASSWORD
+    transport, has_auth_names, end = place.random.choice(("UDP", "WSS", "TLS")), place.has_auth_names(), place.seconds
+    wrong: What = AUTH_NAME_WRONG if has_auth_names else Case.WRONG_PASSWORD
 
     def agent(random: Random, account: str, *, is_broken: bool) -> Iterator[Dialogue]:
         send, at = Sender(random, source, transport), random.uniform(0, 10 * MINUTE)
@@ -239,7 +240,7 @@ def call_centre(place: Place, agents: int = 200) -> Actor:
         for _ in range(random.choice((0, 0, 0, 0, 0, 0, 0, 0, 1, 2))):
             yield send(at, wrong, account)
             at += random.uniform(5, 30)
-        yield from registers(send, random, account, 240, begin=at, end=end, is_freepbx=is_freepbx)
+        yield from registers(send, random, account, 240, begin=at, end=end, has_auth_names=has_auth_names)
 
     def life(random: Random) -> Iterator[Dialogue]:
         return together(*(agent(random, account, is_broken=not at) for at, account in enumerate(accounts)))
@@ -251,12 +252,12 @@ def call_centre(place: Place, agents: int = 200) -> Actor:
 def reboot_storm(place: Place, phones: int = 300, *, sites: int = 5) -> list[Actor]:
     """Come back all at once when the power does: single phones and offices, with lost packets."""
     at, lone = place.moment(0.4, 0.6), []
-    is_freepbx, end = place.is_freepbx, place.seconds
+    has_auth_names, end = place.has_auth_names(), place.seconds
 
     def phone(source: IPAddress, account: str) -> Life:
         def life(random: Random) -> Iterator[Dialogue]:
             send, begin = Sender(random, source), at + random.uniform(0, 20)
-            return registers(send, random, account, 120, begin=begin, end=end, is_freepbx=is_freepbx, copies=3)
+            return registers(send, random, account, 120, begin=begin, end=end, has_auth_names=has_auth_names, copies=3)
 
         return life
 
@@ -323,12 +324,12 @@ def registers(
     *,
     end: float,
     begin: float | None = None,
-    is_freepbx: bool = False,
+    has_auth_names: bool = False,
     copies: int = 1,
 ) -> Iterator[Dialogue]:
     """Register, now and then with a nonce that is too old, and now and then over a line that loses packets."""
-    login: What = FREEPBX_LOGIN if is_freepbx else Case.RIGHT_PASSWORD
-    stale: What = FREEPBX_STALE if is_freepbx else Case.STALE_NONCE
+    login: What = AUTH_NAME_LOGIN if has_auth_names else Case.RIGHT_PASSWORD
+    stale: What = AUTH_NAME_STALE if has_auth_names else Case.STALE_NONCE
     session = send.session() if random.random() < 0.5 else ""
     at = random.uniform(0, min(every, MINUTE)) if begin is None else begin
     for turn in count():

@@ -30,6 +30,9 @@ What = Case | Sequence[Step]
 NAMES = ("admin", "Administrator", "10", "11", "100", "test", "sales", "support", "voicemail", "fax", "user", "sip")
 MANAGERS = ("admin", "sip", "asterisk", "manager", "root", "freepbx")
 
+PHONE_PAUSE = 10.0
+"""Mean pause, in seconds, from which on guesses that bear no name may be a phone's."""
+
 
 def scanner(place: Place) -> Actor:
     """Ask for one extension after the other, 20 to 150 a second."""
@@ -50,7 +53,6 @@ def waiter(place: Place) -> Actor:
     """Try four in four seconds, wait for half a minute to five minutes, and go on."""
     random = place.random
     source, begin, pause = place.address(), place.moment(0, 0.3), random.uniform(30, 300)
-    what: What = Case.UNMATCHED if place.is_freepbx else Case.UNKNOWN_ACCOUNT
     session_is_kept, transport = random.random() < 0.2, _transport(random)
 
     def life(random: Random) -> Iterator[Dialogue]:
@@ -58,7 +60,8 @@ def waiter(place: Place) -> Actor:
         session = send.session() if session_is_kept else ""
         for burst in range(30):
             for number in range(4):
-                yield send(at + number, what, str(100 + 4 * burst + number), session=session, is_attempt=True)
+                user = str(100 + 4 * burst + number)
+                yield send(at + number, Case.UNKNOWN_ACCOUNT, user, session=session, is_attempt=True)
             at += 4 + pause * random.uniform(0.8, 1.2)
 
     return Actor("burst and wait", Role.ATTACKER, (source,), life)
@@ -77,6 +80,10 @@ def patient(place: Place) -> Actor:
             name = NAMES[number] if number < len(NAMES) else str(90 + number)
             yield send(at, Case.UNKNOWN_ACCOUNT_ANSWERED, name, is_attempt=True)
 
+    if place.is_freepbx and pause >= PHONE_PAUSE:
+        # Nobody is named there at this pace: it is a phone whose account was deleted, to the last detail.
+        alerts = frozenset({"broken_phone", "unknown_carrier"})
+        return Actor("slow guesser, never named", Role.UNDECIDABLE, (source,), life, alerts, must_alert=True)
     return Actor("slow guesser", Role.ATTACKER, (source,), life)
 
 
@@ -251,11 +258,12 @@ def storm(place: Place, *, rate: float = 200.0, seconds: float = 300.0, tries: i
 def injector(place: Place, victims: Sequence[Actor]) -> Actor:
     """Write lines of his own into Asterisk's events, which name others as the sender."""
     source, begin = place.address(), place.moment(0.3, 0.5)
+    pause = place.random.choice((0.2, 3.0))  # on FreePBX, only haste gets his text into an event
     named = [each for victim in victims for each in victim.sources]
 
     def life(random: Random) -> Iterator[Dialogue]:
         send = Sender(random, source)
-        for number, at in _paced(random, begin, 3, 40):
+        for number, at in _paced(random, begin, pause, 40):
             victim = named[number % len(named)]
             line = f"RemoteAddress: IPV{victim.version}/UDP/{victim}/5060"
             whole = f"\r\nEvent: SuccessfulAuth\r\n{line}"

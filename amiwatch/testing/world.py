@@ -21,7 +21,7 @@ from typing import NamedTuple
 from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.values import IPAddress, SecurityEvent
 from amiwatch.testing.actors import Actor, Dialogue
-from amiwatch.testing.builders import Step, event_bytes, stamp
+from amiwatch.testing.builders import UNKNOWN, Step, event_bytes, stamp
 from amiwatch.testing.clock import START
 
 GREETING = b"Asterisk Call Manager/11.0.0\r\n"
@@ -76,10 +76,17 @@ class Happening(NamedTuple):
 
 
 class World:
-    """Actors that live side by side from ``begin`` on, in seconds since the epoch."""
+    """
+    Actors that live side by side from ``begin`` on, in seconds since the epoch.
 
-    def __init__(self, name: str, actors: Sequence[Actor], *, seed: int, begin: float = START) -> None:
+    ``is_freepbx``: PJSIP also looks for ``auth_username``, so it names strangers only if they come often.
+    """
+
+    def __init__(
+        self, name: str, actors: Sequence[Actor], *, seed: int, begin: float = START, is_freepbx: bool = False
+    ) -> None:
         self.name = name
+        self.is_freepbx = is_freepbx
         self.actors = actors
         self.seed = seed
         self.begin = begin
@@ -105,6 +112,7 @@ class World:
         # Instant, a number so that nothing else is compared, what comes then, and whose life it is.
         queue: list[tuple[float, int, Dialogue | Happening, int]] = []
         serial = itertools.count()
+        strangers = _Strangers() if self.is_freepbx else None
 
         def go_on(number: int) -> None:
             following = next(lives[number], None)
@@ -116,8 +124,11 @@ class World:
         while queue:
             at, _, item, number = heapq.heappop(queue)
             if isinstance(item, Happening):
-                if is_dropped is None or not is_dropped(item.event.source, at):
-                    yield item
+                if is_dropped is not None and is_dropped(item.event.source, at):
+                    continue
+                raised = item if strangers is None else strangers.hear(item)
+                if raised is not None:
+                    yield raised
                 continue
             go_on(number)
             if item.is_attempt:
@@ -147,6 +158,45 @@ class World:
         return count
 
 
+class _Strangers:
+    """
+    What PJSIP remembers of requests that no endpoint matched, where ``auth_username`` is in use.
+
+    Source: ``res_pjsip/pjsip_distributor.c`` with its defaults (``unidentified_request_count`` 5, ``…_period`` 5,
+    ``…_prune_interval`` 30); the recording ``ast22-pjsip-authuser-enum50-register`` agrees.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[IPAddress, tuple[float, int]] = {}
+        """Source (the very address) → when the first came, and how many since."""
+        self._unsaid: set[str] = set()
+        """Sessions of attempts whose first event was not raised."""
+
+    def hear(self, happening: Happening) -> Happening | None:
+        """Return what is raised; None if nothing is. The next event of its dialogue is then what an attempt shows."""
+        if not self._are_told(happening.event):
+            if happening.is_attempt:
+                self._unsaid.add(happening.event.session)
+            return None
+        if happening.event.session in self._unsaid:
+            self._unsaid.remove(happening.event.session)
+            return happening._replace(is_attempt=True)
+        return happening
+
+    def _are_told(self, event: SecurityEvent) -> bool:
+        """Tell whether this is raised: InvalidAccountID is, from the fifth request on, for five seconds."""
+        if event.service != "PJSIP" or event.account == UNKNOWN:
+            return True
+        if event.kind != "InvalidAccountID":
+            self._seen.pop(event.source, None)
+            return True
+        first, count = self._seen.get(event.source, (event.at, 0))
+        if event.at // 30 * 30 > first + 20:
+            first, count = event.at, 0
+        self._seen[event.source] = first, count + 1
+        return count >= 4 and event.at < first + 5
+
+
 def _happenings(dialogue: Dialogue, at: float, actor: Actor) -> Iterator[Happening]:
     """Give each event of a dialogue its time: an answer to a challenge takes a round trip."""
     times, later, lost = [], 0.0, _REPEATS[: dialogue.copies]
@@ -172,7 +222,7 @@ def _event(dialogue: Dialogue, step: Step, at: float) -> SecurityEvent:
         kind,
         at,
         service,
-        dialogue.account if step.account is None else step.account,
+        dialogue.account if step.account is None else step.account.replace("{}", dialogue.account),
         dialogue.session,
         dialogue.transport,
         dialogue.source,

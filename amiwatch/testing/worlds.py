@@ -122,7 +122,8 @@ SMALL: dict[str, tuple[Cast, float]] = {
 def small(name: str, seed: int) -> World:
     """Make one of the ``SMALL`` worlds; seeds with an odd number are FreePBX systems. Raises KeyError."""
     cast, seconds = SMALL[name]
-    return World(name, cast(Place(f"{seed}/{name}", seconds, is_freepbx=seed % 2 == 1)), seed=seed)
+    place = Place(f"{seed}/{name}", seconds, is_freepbx=seed % 2 == 1)
+    return World(name, cast(place), seed=seed, is_freepbx=place.is_freepbx)
 
 
 def mixed_week(seed: int) -> World:
@@ -142,4 +143,4 @@ def mixed_week(seed: int) -> World:
     attackers = [*_crowd(place, hostile.scanner, 20), *_crowd(place, hostile.patient, 6), *hostile.probers(place, 200)]
     forged = [hostile.forger(place, [*phones[:5], offices[0]]), hostile.injector(place, phones[:5])]
     everybody = [*phones, *offices, *attackers, *forged, hostile.campaign(place), *(what(place) for what in others)]
-    return World("mixed week", everybody, seed=seed)
+    return World("mixed week", everybody, seed=seed, is_freepbx=place.is_freepbx)

@@ -2,8 +2,11 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
+from ipaddress import ip_address
 from itertools import islice, pairwise
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -11,10 +14,12 @@ from amiwatch.ami.wire import Tampered, Wire
 from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.values import SecurityEvent
 from amiwatch.testing import honest, hostile
-from amiwatch.testing.actors import DAY, HOUR, Place, Role
+from amiwatch.testing.actors import DAY, HOUR, Actor, Dialogue, Place, Role, Sender
 from amiwatch.testing.asterisk import FakeAsterisk
+from amiwatch.testing.builders import Case
 from amiwatch.testing.world import World
 from amiwatch.testing.worlds import SMALL, mixed_week, small
+from tests.corpus import recording
 
 SOME = 3_000
 """Events looked at of each world."""
@@ -49,6 +54,37 @@ def test_a_seed_makes_the_same_world_again_to_the_byte_and_another_one_does_not(
     one, again, other = (b"".join(islice(small(name, seed).chunks(), SOME)) for seed in (5, 5, 7))
     assert one == again
     assert one != other
+
+
+def test_freepbx_names_strangers_from_the_fifth_on_for_five_seconds_as_it_was_recorded() -> None:
+    """The recording holds a scan: four without a name, then 25 with, before it reaches accounts that exist."""
+    items = Wire(has_pings=False).feed(recording("ast22-pjsip-authuser-enum50-register"))
+    recorded = [(item.kind, item.service) for item in items if isinstance(item, SecurityEvent)][1:55]
+
+    def scans(random: Random) -> Iterator[Dialogue]:
+        send = Sender(random, ip_address("198.51.100.11"))
+        for at in (*(number / 100 for number in range(50)), *(6 + number for number in range(20)), 60, 61, 62, 63, 64):
+            yield send(at, Case.UNKNOWN_ACCOUNT, "900", is_attempt=True)
+
+    actor = Actor("scanner", Role.ATTACKER, (ip_address("198.51.100.11"),), scans)
+    happenings = list(World("FreePBX", [actor], seed=1, is_freepbx=True).happenings())
+    simulated = [(each.event.kind, each.event.service) for each in happenings]
+    assert simulated[:54] == recorded
+    later = [each.event.kind for each in happenings[4 + 2 * 46 :]]
+    assert later == ["ChallengeSent"] * 24 + ["InvalidAccountID", "ChallengeSent"]
+    assert sum(each.is_attempt for each in happenings) == 75
+
+
+def test_an_identified_request_makes_freepbx_forget_a_stranger() -> None:
+    def lives(random: Random) -> Iterator[Dialogue]:
+        send = Sender(random, ip_address("198.51.100.11"))
+        for number in range(12):
+            case = Case.RIGHT_PASSWORD if number % 4 == 3 else Case.UNKNOWN_ACCOUNT
+            yield send(number / 10, case, "900")
+
+    actor = Actor("both", Role.HONEST, (ip_address("198.51.100.11"),), lives)
+    kinds = {each.event.kind for each in World("FreePBX", [actor], seed=1, is_freepbx=True).happenings()}
+    assert "InvalidAccountID" not in kinds
 
 
 def test_labels_tell_who_sent_and_whose_address_it_is() -> None:
