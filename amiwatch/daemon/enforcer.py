@@ -20,8 +20,8 @@ from time import perf_counter
 
 from amiwatch.errors import FirewallError, FirewallPermission
 from amiwatch.firewall.base import MAX_TIMEOUT, Entry, Firewall
+from amiwatch.firewall.protection import Protection
 from amiwatch.firewall.rule import Rule
-from amiwatch.firewall.scope import Scope
 from amiwatch.judgement.ledger import Ledger
 from amiwatch.judgement.values import Ban, IPNetwork
 
@@ -78,11 +78,13 @@ class Enforcer:
         evicted: Callable[[IPNetwork], None],
         is_enforcing: bool = True,
         rule: Rule | None = None,
-        scope: Scope | None = None,
+        protection: Protection | None = None,
     ) -> None:
         self.firewall = firewall
         self.is_enforcing = is_enforcing
         """False: nothing may be in the kernel (observe mode)."""
+        self.is_held = False
+        """A person stopped everything: nothing may be in the kernel until somebody lets it go on."""
         self.has_trouble = False
         self._ledger = ledger
         self._now = now
@@ -90,7 +92,8 @@ class Enforcer:
         self._adopted = adopted
         self._evicted = evicted
         self._rule = rule
-        self._scope = scope or Scope()
+        self.protection = protection or Protection()
+        """What the rule is to drop; ``protect`` changes it."""
         self._orders: deque[Order] = deque()
         self._under_way = 0
         """Orders that the kernel is being told of just now."""
@@ -100,6 +103,8 @@ class Enforcer:
         """What was lifted since the last listing began."""
         self._victims: list[IPNetwork] = []
         self._wake = asyncio.Event()
+        self._closing = asyncio.Lock()
+        """Held by whoever compares ledger and kernel."""
         self._waiters: list[asyncio.Future[None]] = []
         self._is_listing_due = True
         self._listed_at = 0.0
@@ -109,6 +114,11 @@ class Enforcer:
         self._needless: set[int] = set()
         """Families that need no rule here."""
 
+    @property
+    def is_blocking(self) -> bool:
+        """Tell whether what the ledger wants is to be in the kernel."""
+        return self.is_enforcing and not self.is_held
+
     def order(self, order: Order, *, is_alone: bool = False) -> None:
         """
         Put a ban into the kernel as soon as may be; returns at once.
@@ -117,7 +127,7 @@ class Enforcer:
         many go together in one message.
         """
         is_idle = not self._orders and not self._lifts and not self._under_way
-        if is_alone and is_idle and self.is_enforcing and self.firewall.add_now(_entry(order.ban)):
+        if is_alone and is_idle and self.is_blocking and self.firewall.add_now(_entry(order.ban)):
             self._done([Done(order, perf_counter() - order.received)])
             return
         self._orders.append(order)
@@ -127,6 +137,12 @@ class Enforcer:
         """Take a network out of the kernel as soon as may be; returns at once."""
         self._lifts[network] = self._gone[network] = None
         self._wake.set()
+
+    async def protect(self, protection: Protection) -> None:
+        """Have something else dropped from now on. Raises FirewallError; reconcile tries again."""
+        self.protection = protection
+        self._rule_checked_at = 0.0
+        await self._check_rule()
 
     async def settle(self) -> None:
         """Wait until all that was ordered so far was tried."""
@@ -158,14 +174,14 @@ class Enforcer:
 
     async def _carry_out(self, orders: list[Order], lifts: list[IPNetwork]) -> None:
         is_added = True
-        if orders and self.is_enforcing:
+        if orders and self.is_blocking:
             is_added = await self._is_done(self._add([_entry(order.ban) for order in orders]))
         if lifts and not await self._is_done(self.firewall.remove(lifts)):
             self._lifts.update(dict.fromkeys(lifts))
-        at = perf_counter()
+        at, is_in = perf_counter(), is_added and self.is_blocking
         self._done(
             [
-                Done(order, at - order.received if is_added and order.ban.network in self._ledger else None)
+                Done(order, at - order.received if is_in and order.ban.network in self._ledger else None)
                 for order in orders
             ]
         )
@@ -208,6 +224,25 @@ class Enforcer:
         for network in victims:
             self._evicted(network)
 
+    # Panic.
+
+    async def hold(self) -> None:
+        """
+        Let nothing be dropped from now on: empty the sets with one call, and keep them so; the ledger stays.
+
+        Raises FirewallError if the kernel refuses; that it is to be empty stays, and ``reconcile`` tries again.
+        """
+        self.is_held = self._is_listing_due = True
+        await self.firewall.clear()
+        # What was on its way to the kernel meanwhile.
+        await self.settle()
+        await self.reconcile()
+
+    async def resume(self) -> None:
+        """Put back what has time left, with the time that is left."""
+        self.is_held, self._is_listing_due = False, True
+        await self.reconcile()
+
     # Reconcile.
 
     async def begin(self) -> None:
@@ -218,6 +253,10 @@ class Enforcer:
 
     async def reconcile(self) -> None:
         """Close the gap between ledger and kernel; said once when it fails, tried again at the next call."""
+        async with self._closing:
+            await self._reconcile()
+
+    async def _reconcile(self) -> None:
         if self._lifts:
             self._wake.set()
         try:
@@ -240,7 +279,7 @@ class Enforcer:
 
     def _is_suspicious(self, count: int) -> bool:
         """Tell whether a full comparison is due: something failed, the numbers differ, or the last is long ago."""
-        wanted = len(self._ledger) - len(self._orders) - self._under_way if self.is_enforcing else 0
+        wanted = len(self._ledger) - len(self._orders) - self._under_way if self.is_blocking else 0
         # The kernel's timeouts and ours differ by up to a second: a small difference must last to count.
         self._mismatches = self._mismatches + 1 if count != wanted else 0
         is_large = abs(count - wanted) > max(0, wanted) // 100 + len(self._orders) + self._under_way
@@ -251,12 +290,11 @@ class Enforcer:
         """Compare entry by entry; add what is missing or ends too soon, adopt or remove what is unknown."""
         self._is_listing_due = True  # until all of it was done
         self._gone.clear()
+        if not self.is_blocking:
+            await self._clear()
+            return
         found = {entry.network: entry for entry in await self.firewall.entries()}
         self._listed_at = perf_counter()
-        if not self.is_enforcing:
-            await self._clear(found)
-            self._is_listing_due = False
-            return
         now = self._now()
         missing: list[Entry] = []
         for number, (network, left) in enumerate(self._ledger.wanted(now)):
@@ -266,11 +304,14 @@ class Enforcer:
             if number % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
         await self._put_back(missing)
-        await self._sort_out(found.values())
-        self._is_listing_due = False
+        if self.is_blocking:
+            await self._sort_out(found.values())
+            self._is_listing_due = False
 
     async def _put_back(self, missing: list[Entry]) -> None:
         for begin in range(0, len(missing), SLICE):
+            if not self.is_blocking:  # since a moment ago
+                return
             part = missing[begin : begin + SLICE]
             # Something was lifted while we compared: the ledger knows what.
             await self._add([entry for entry in part if entry.network in self._ledger] if self._gone else part)
@@ -304,11 +345,14 @@ class Enforcer:
             return False
         return entry.seconds is None or entry.seconds > ENDING
 
-    async def _clear(self, found: Iterable[IPNetwork]) -> None:
-        networks = list(found)
-        if networks:
-            await self.firewall.remove(networks)
-            log.warning("entries taken out of the kernel: observe mode blocks nothing count=%d", len(networks))
+    async def _clear(self) -> None:
+        """Empty the sets, for nothing may be blocked."""
+        count = sum(state.count for state in await self.firewall.states())
+        if count:
+            await self.firewall.clear()
+            why = "panic" if self.is_held else "observe mode"
+            log.warning("entries taken out of the kernel: %s blocks nothing count=%d", why, count)
+        self._listed_at, self._is_listing_due = perf_counter(), False
 
     async def _check_rule(self) -> None:
         """
@@ -321,7 +365,7 @@ class Enforcer:
         self._rule_checked_at = perf_counter()
         if self._rule is not None:
             try:
-                await self._rule.install(self._scope)
+                await self._rule.install(self.protection)
             except FirewallPermission as error:
                 # Asking again every few seconds would change nothing.
                 log.info("drop rule not looked at, only whether any rule uses our sets reason=%s", error)
@@ -346,7 +390,8 @@ class Enforcer:
 
 
 def _entry(ban: Ban) -> Entry:
-    return Entry(ban.network, ban.seconds)
+    # A person may prolong a ban, which goes on counting; a rule bans only who is not banned.
+    return Entry(ban.network, ban.seconds, is_new=ban.rule != "manual")
 
 
 def _ends_too_soon(entry: Entry, wanted: float | None) -> bool:

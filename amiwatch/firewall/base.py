@@ -30,6 +30,9 @@ class Entry:
     packets: int = 0
     """Packets dropped since it was added; 0 where the backend does not count."""
     octets: int = 0
+    is_new: bool = False
+    """It counts from 0. Else what is there already goes on counting; and ipset keeps what ran out for minutes, so that
+    an entry added after that would count on, too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from amiwatch.judgement.values import IPNetwork
 
 log = logging.getLogger(__name__)
 
-BATCH = 1_000
-"""Entries in one netlink message: 52 KB for IPv6, and a list of entries must stay below 64 KiB. Also what is sent
+BATCH = 800
+"""Entries in one netlink message: 61 KB for IPv6, and a list of entries must stay below 64 KiB. Also what is sent
 between two turns of the event loop."""
 
 HOST_PREFIX = {4: 32, 6: 128}

@@ -58,6 +58,10 @@ def _attribute_head(kind: int, length: int) -> bytes:
     return _ATTRIBUTE.pack(length + 4, kind)
 
 
+_ZEROED = _attribute(_BYTES | _NETWORK_ORDER, bytes(8)) + _attribute(_PACKETS | _NETWORK_ORDER, bytes(8))
+"""The counters of a new entry."""
+
+
 class _Layout(NamedTuple):
     """How one entry of a family lies in a message: fixed, so that one struct reads and writes it."""
 
@@ -65,6 +69,8 @@ class _Layout(NamedTuple):
     """Octets of an address."""
     network: type[IPv4Network] | type[IPv6Network]
     pack: struct.Struct
+    new_head: bytes
+    """In place of the first head, where counters follow."""
     heads: tuple[bytes, bytes, bytes, bytes]
     unpack: struct.Struct
     mask: dict[int, int]
@@ -90,7 +96,8 @@ def _layout(size: int, network: type[IPv4Network] | type[IPv6Network], kind: int
         picture += [*head, *[None] * 8]
     mask = {offset: octet for offset, octet in enumerate(picture) if octet is not None}
     data = _attribute_head(_DATA | _NESTED, pack.size - 4)
-    return _Layout(size, network, pack, (data + address, cidr, timeout, line), unpack, mask)
+    new_data = _attribute_head(_DATA | _NESTED, pack.size + len(_ZEROED) - 4)
+    return _Layout(size, network, pack, new_data + address, (data + address, cidr, timeout, line), unpack, mask)
 
 
 _LAYOUTS = {4: _layout(4, IPv4Network, 1), 6: _layout(16, IPv6Network, 2)}
@@ -132,9 +139,11 @@ def change(command: int, name: str, family: int, entries: Sequence[Entry], *, pr
     """
     Add or delete many entries in one message, in order; the kernel stops at the first that it refuses.
 
-    At most 1,200 entries: the list of them is an attribute, and those end at 64 KiB.
+    At most 860 entries: the list of them is an attribute, and those end at 64 KiB.
     """
-    packed = b"".join([_packed(family, entry.network, entry.seconds, line) for line, entry in enumerate(entries)])
+    packed = b"".join(
+        [_packed(family, entry.network, entry.seconds, line, entry.is_new) for line, entry in enumerate(entries)]
+    )
     lines = _attribute(_LINENO, struct.pack("=I", 0)) + _attribute(_ADT | _NESTED, packed)
     return _request(command, name, _REQUEST | _ACK, lines, protocol=protocol)
 
@@ -194,14 +203,17 @@ def _request(command: int, name: str, flags: int, rest: bytes, *, protocol: int)
     return bytearray(_HEADER.pack(_HEADER.size + len(body), _SUBSYSTEM | command, flags, 0, 0) + body)
 
 
-def _packed(family: int, network: IPNetwork, seconds: int | None, line: int) -> bytes:
+def _packed(family: int, network: IPNetwork, seconds: int | None, line: int, is_new: bool = False) -> bytes:
     layout = _LAYOUTS[family]
     address, cidr, timeout, lineno = layout.heads
+    if is_new:
+        address = layout.new_head
     # The line comes back as it went, so its byte order is ours to choose. Never 0 seconds: that would be for ever.
     left = 0 if seconds is None else max(1, min(seconds, MAX_TIMEOUT))
-    return layout.pack.pack(
+    packed = layout.pack.pack(
         address, network.network_address.packed, cidr, network.prefixlen, timeout, left, lineno, line
     )
+    return packed + _ZEROED if is_new else packed
 
 
 def _refusal(body: memoryview) -> Answer:
