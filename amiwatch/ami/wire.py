@@ -211,6 +211,11 @@ class Tampered:
 
     block: bytes
     reason: str
+    session: str = ""
+    """
+    Call-ID of the request that broke it; empty if it isn't sure. Asterisk writes it behind all that a stranger chose,
+    and into the genuine events of the same request.
+    """
 
 
 Item = SecurityEvent | Response | OtherEvent | Tampered
@@ -365,18 +370,19 @@ class Wire:
         """Refuse a block, and decide what must come before the next ones are believed."""
         is_fragment = not block.startswith(b"Event: ")
         reason = "a fragment" if is_fragment else "headers that are not those of its kind"
-        self._refuse(block, reason, items)
-        has_tail = _TAIL.search(block) is not None
-        if self._taint is _Taint.PING and self._has_pings:
+        is_joined = is_fragment and self._is_first  # the stream was joined in the middle of a message
+        if is_joined or (self._taint is _Taint.PING and self._has_pings):
+            self._refuse(block, reason, items)
             return
-        if is_fragment and self._is_first:
-            return  # the stream was joined in the middle of a message
+        has_tail = _TAIL.search(block) is not None
         if not self._is_short(block, is_fragment=is_fragment):
             self._taint = _Taint.PING if self._has_pings else _Taint.TAIL
-        if has_tail and (self._taint is not _Taint.PING):
+        is_whole = has_tail and self._taint is not _Taint.PING
+        if is_whole:
             self._taint = _Taint.NONE
         elif not has_tail and self._taint is _Taint.NONE:
             self._taint = _Taint.TAIL
+        self._refuse(block, reason, items, session=_last_session(block) if is_whole else "")
 
     def _is_short(self, block: bytes, *, is_fragment: bool) -> bool:
         """Tell whether what a stranger wrote here is too short for a whole message of his own."""
@@ -394,9 +400,15 @@ class Wire:
         if self._taint is _Taint.TAIL and self._has_pings:
             self._taint = _Taint.PING
 
-    def _refuse(self, block: bytes, reason: str, items: list[Item]) -> None:
+    def _refuse(self, block: bytes, reason: str, items: list[Item], session: str = "") -> None:
         self.tampered += 1
-        items.append(Tampered(redacted(block), reason))
+        items.append(Tampered(redacted(block), reason, session))
+
+
+def _last_session(block: bytes) -> str:
+    """Return the SessionID of the genuine tail: a Call-ID holds no line end, so nobody writes another behind it."""
+    tail = (b"\r\n" + block).rpartition(b"\r\nSessionID: ")[2]
+    return tail.partition(b"\r\n")[0].decode("utf-8", "replace")
 
 
 def redacted(block: bytes) -> bytes:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from amiwatch.ami.wire import FRAME_LIMIT, SAMPLE_LIMIT, TEMPLATES, Item, OtherEvent, Response, Tampered, Wire, redacted
 from amiwatch.judgement.values import SecurityEvent
+from amiwatch.testing.builders import event_bytes
 from tests.corpus import LABELS, recording
 
 VICTIMS = {"8.8.8.8", "8.8.4.4", "9.9.9.9", "203.0.113.5"}
@@ -207,6 +208,32 @@ def test_a_digest_at_the_cut_is_struck_out(room: int) -> None:
 
 def test_the_end_of_a_digest_at_the_begin_of_a_fragment_is_struck_out() -> None:
     assert redacted(b"9abcdef\r\nSessionID: 7") == b"[redacted]\r\nSessionID: 7"
+
+
+def test_a_broken_message_tells_which_call_broke_it_and_its_genuine_companion_the_same() -> None:
+    items = parse(recording("ast22-pjsip-hostile-usernames"))
+    told = 0
+    for block, following in pairwise(items):
+        if isinstance(block, Tampered) and isinstance(following, SecurityEvent):
+            assert block.session == following.session
+            told += 1
+    assert told > 20
+
+
+def test_no_call_is_named_where_a_stranger_may_have_written_all_of_it() -> None:
+    wire = Wire()
+    wire.feed(b"Asterisk Call Manager/5.0.4\r\n")  # an Asterisk whose accounts have any length
+    (item,) = wire.feed(event_bytes("InvalidAccountID", account="x\r\nSessionID: victim", session="mine"))
+    assert isinstance(item, Tampered)
+    assert item.session == ""
+
+
+@pytest.mark.parametrize("account", ["x\r\nSessionID: victim", "x\r\nSeverity: Error"])
+@pytest.mark.parametrize("session", ["mine", "SessionID: victim", "a\rSessionID: victim", ""])
+def test_the_call_of_a_broken_message_is_what_asterisk_wrote_last(account: str, session: str) -> None:
+    (item,) = parse(event_bytes("InvalidAccountID", account=account, session=session))
+    assert isinstance(item, Tampered)
+    assert item.session == session
 
 
 class TestTaint:
