@@ -3,7 +3,10 @@ Which alerts are news.
 
 Rule 1: the same alert about the same source comes once in ``ALERT_PAUSE``; memory is bounded.
 
-Rule 2: a forger must not flood people: alerts on unproven evidence have a ceiling.
+Rule 2: neither a forger nor a thousand phones with one trouble may flood people: alerts about addresses have a ceiling,
+and unproven evidence has one of its own.
+
+Rule 3: every alert ends with its advice.
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from math import inf
 
+from amiwatch.judgement.alerts import ALERTS
 from amiwatch.judgement.counters import Counters
 from amiwatch.judgement.reasons import alerts_reason
 from amiwatch.judgement.rules import HOUR, MINUTE
-from amiwatch.judgement.values import TEXT_LIMIT, Alert, SecurityEvent, Verdict
+from amiwatch.judgement.values import TEXT_LIMIT, Alert, IPAddress, SecurityEvent, Verdict
 
 ALERT_PAUSE = HOUR
 """The same alert about the same source comes at most this often, in seconds."""
@@ -24,10 +28,11 @@ MAX_ALERTS = 10_000
 """Alerts remembered to keep that pause."""
 
 ALERTS_A_MINUTE = 60
-"""New alerts a minute on evidence that forged UDP packets could make: each invented address could raise one."""
+"""New alerts about addresses a minute, on proven evidence and, apart, on such that forged UDP packets could make: each
+invented address could raise one, and each of a thousand phones after one mistake at the PBX."""
 
-_NOT_FORGED = frozenset({"password_found"})
-"""Alerts that a forged packet can't raise, so that no ceiling holds them back."""
+_NEVER_HELD_BACK = frozenset({"password_found"})
+"""Alerts that each must be heard, and that no forged packet can raise."""
 
 
 class Alarms:
@@ -36,7 +41,7 @@ class Alarms:
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._said: OrderedDict[tuple[str, int | str | None], float] = OrderedDict()
-        self._ceiling = Ceiling()
+        self._ceilings = {True: Ceiling(), False: Ceiling()}
 
     def __len__(self) -> int:
         return len(self._said)
@@ -44,24 +49,24 @@ class Alarms:
     def tell(
         self, kind: str, key: int | None, event: SecurityEvent, now: float, reason: Callable[[], str]
     ) -> Sequence[Verdict]:
-        """Raise an alert if it is news; without a key it is about nobody. A flood must not pay for words unsaid."""
+        """Raise an alert if it is news for this key; None is about nobody. A flood must not pay for words unsaid."""
         if not self._is_news((kind, key), now):
             return ()
-        may_be_forged = key is not None and kind not in _NOT_FORGED and not event.is_proven
-        if may_be_forged and not self._ceiling.take(now, ALERTS_A_MINUTE):
+        has_ceiling = key is not None and kind not in _NEVER_HELD_BACK
+        if has_ceiling and not self._ceilings[event.is_proven].take(now, ALERTS_A_MINUTE):
             self._counters.alerts_held_back += 1
             return self.tell("alert_ceiling", None, event, now, lambda: alerts_reason(ALERTS_A_MINUTE))
         self._remember((kind, key), now)
         if key is None:
-            return (Alert(now, kind, None, "", reason()),)
-        return (Alert(now, kind, event.source, event.account[:TEXT_LIMIT], reason()),)
+            return _alert(now, kind, None, "", reason())
+        return _alert(now, kind, event.source, event.account[:TEXT_LIMIT], reason())
 
     def tell_of_account(self, kind: str, account: str, now: float, reason: Callable[[], str]) -> Sequence[Verdict]:
         """Raise an alert about an account, whoever tried it, if it is news."""
         if not self._is_news((kind, account), now):
             return ()
         self._remember((kind, account), now)
-        return (Alert(now, kind, None, account, reason()),)
+        return _alert(now, kind, None, account, reason())
 
     def _is_news(self, name: tuple[str, int | str | None], now: float) -> bool:
         return self._said.get(name, -inf) <= now - ALERT_PAUSE
@@ -71,6 +76,10 @@ class Alarms:
         self._said.move_to_end(name)
         if len(self._said) > MAX_ALERTS:
             self._said.popitem(last=False)
+
+
+def _alert(now: float, kind: str, address: IPAddress | None, account: str, reason: str) -> tuple[Alert]:
+    return (Alert(now, kind, address, account, f"{reason}. {ALERTS[kind]}"),)
 
 
 class Ceiling:

@@ -18,4 +18,4 @@ class Counters:
     held_back: int = 0
     """Bans on unproven evidence that the ceiling held back, each source once a minute."""
     alerts_held_back: int = 0
-    """Alerts on unproven evidence beyond ``ALERTS_A_MINUTE``."""
+    """Alerts beyond ``ALERTS_A_MINUTE``."""

@@ -21,6 +21,7 @@ from amiwatch.judgement.crowds import CAMPAIGN, CAMPAIGN_TIME, CROWD, QUIET, STO
 from amiwatch.judgement.ledger import Ledger
 from amiwatch.judgement.networks import NetworkTable, source_key
 from amiwatch.judgement.reasons import (
+    aor_reason,
     attacked_reason,
     found_reason,
     mass_reason,
@@ -44,6 +45,8 @@ UNKNOWN = "<unknown>"
 
 SWEEP = 2_000
 """Sources looked at in one sweep: some 10 ms."""
+
+_TOO_MANY_CONTACTS = "registrar_attempt_exceeds_maximum_configured_contacts"
 
 Outcome = Literal["unknown", "guess", "refused", "unanswered", "success", "ami"]
 
@@ -123,8 +126,8 @@ class Judge:
         """
         Service and kind → what it means.
 
-        What is missing says nothing about its source: RequestNotSupported is an authenticated phone with a full or
-        stale AOR; SessionLimit, RequestNotAllowed and RequestBadFormat are managers that are logged in.
+        What is missing says nothing about its source: SessionLimit, RequestNotAllowed and RequestBadFormat are
+        managers that are logged in.
         """
         return {
             ("PJSIP", "SuccessfulAuth"): self._succeeded,
@@ -132,6 +135,7 @@ class Judge:
             ("PJSIP", "InvalidAccountID"): self._no_account,
             ("PJSIP", "ChallengeResponseFailed"): self._wrong_answer,
             ("PJSIP", "FailedACL"): self._refused,
+            ("PJSIP", "RequestNotSupported"): self._unregistered,
             ("AMI", "SuccessfulAuth"): self._succeeded,
             ("AMI", "InvalidAccountID"): self._manager,
             ("AMI", "InvalidPassword"): self._manager,
@@ -228,7 +232,7 @@ class Judge:
 
     def _refused(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         if event.detail.startswith("registrar_"):
-            return ()  # an authenticated phone whose AOR is full, stale or unknown
+            return self._unregistered(key, event, now)
         source = self._source(key, event, now)
         dialogue = source.dialogue(event.session)
         is_late = self._is_named_late(source, dialogue, event)
@@ -236,6 +240,11 @@ class Judge:
             return ()
         source.note_guess(event.account, passwords=0)
         return self._attempt(key, source, event, now, account=None, dialogue_is="refused")
+
+    def _unregistered(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
+        """Report a phone whose AOR is full, stale or unknown: it has authenticated, so it is no offence."""
+        kind = "aor_full" if event.detail == _TOO_MANY_CONTACTS else "aor_missing"
+        return self.alarms.tell(kind, hash((key, event.account)), event, now, lambda: aor_reason(event))
 
     @staticmethod
     def _is_named_late(source: Source, dialogue: Dialogue, event: SecurityEvent) -> bool:

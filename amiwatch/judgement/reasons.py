@@ -68,18 +68,18 @@ def ban_reason(source: Source, rule: Rule, now: float, *, level: int, is_trusted
 
 
 def quiet_reason(source: Source, rule: Rule, now: float) -> str:
-    """Say why a source that never tried a password is not banned, and what to do."""
+    """Say why a source that never tried a password is not banned."""
     return (
         f"{window(source, rule, now)}, but no password was ever tried and the pace is calm: maybe a carrier or a "
-        f"monitor that Asterisk doesn't know ({_names(source)}). If it is yours, add it to `identify` and allow it"
+        f"monitor that Asterisk doesn't know ({_names(source)})"
     )
 
 
 def phone_reason(source: Source, event: SecurityEvent) -> str:
-    """Say why a source that fails steadily with one account is not banned, and what to do."""
+    """Say why a source that fails steadily with one account is not banned."""
     return (
         f"{source.total} failures with the one account {event.account[:40]!r} at a steady pace: probably a phone with "
-        f"an old password or a deleted account. Correct it at the phone, or ban the address by hand"
+        f"an old password or a deleted account"
     )
 
 
@@ -105,11 +105,11 @@ def ceiling_reason(limit: int) -> str:
 
 def alerts_reason(limit: int) -> str:
     """Say that alerts are held back."""
-    return f"more than {limit} new alerts a minute on evidence that forged UDP packets could make: held back"
+    return f"more than {limit} new alerts a minute about addresses that are alike proven or unproven: held back"
 
 
 def mass_reason(sources: int, is_storm: bool) -> str:
-    """Say that everybody fails at once, and what to do."""
+    """Say that everybody fails at once."""
     begin = f"{sources} sources or more that were quiet began to fail within a minute"
     if is_storm:
         return (
@@ -118,23 +118,27 @@ def mass_reason(sources: int, is_storm: bool) -> str:
         )
     return (
         f"{begin}: a dead database, a reload that lost endpoints, or a restart of many phones? Sources that behave "
-        "like phones are not banned meanwhile. Look at `pjsip show endpoints` and at the realtime database"
+        "like phones are not banned meanwhile"
     )
 
 
 def attacked_reason(account: str, addresses: int, seconds: float) -> str:
-    """Say that one account is guessed from many addresses, and what to do."""
+    """Say that one account is guessed from many addresses."""
     return (
-        f"wrong passwords for {account[:40]!r} came from {addresses} addresses without trust within "
-        f"{duration(seconds)}: give it a long password, or let it in from its own addresses only"
+        f"wrong passwords for {account[:40]!r} came from {addresses} addresses without trust within {duration(seconds)}"
     )
 
 
+def aor_reason(event: SecurityEvent) -> str:
+    """Say why a phone that logged in can't register."""
+    return f"{event.account[:40]!r} may log in, but its registration was refused: {event.detail[:80]}"
+
+
 def found_reason(source: Source, event: SecurityEvent) -> str:
-    """Say that a source seems to have found a password, and what to do."""
+    """Say that a source seems to have found a password."""
     tried = source.guessed.get(event.account, 0)
     accounts = sum(count > 0 for count in source.guessed.values())
     return (
         f"{event.account[:40]!r} logged in after {tried} wrong passwords for it and tries on {accounts} accounts from "
-        f"the same source. Change its password, and look at its calls"
+        f"the same source"
     )

@@ -1,0 +1,70 @@
+"""Alerts: each with its advice, each once, and never a flood."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from amiwatch.judgement import alarms
+from amiwatch.judgement.alarms import ALERTS_A_MINUTE
+from amiwatch.judgement.alerts import ALERTS
+from amiwatch.testing.builders import Case
+from tests.judgement.stories import PHONE, Story, one
+
+PACKAGE = Path(alarms.__file__).parent
+
+
+def test_every_kind_that_is_raised_has_its_advice() -> None:
+    others = "\n".join(path.read_text() for path in PACKAGE.glob("*.py") if path.name != "alerts.py")
+    raised = set(re.findall(r'tell(?:_of_account)?\(\s*"(\w+)"', others))
+    assert raised <= ALERTS.keys()
+
+
+@pytest.mark.parametrize("kind", ALERTS)
+def test_an_advice_is_one_sentence(kind: str) -> None:
+    assert re.fullmatch(r"[A-Z][^.]*(\.[a-z][^.]*)*\.", ALERTS[kind])
+
+
+def test_an_alert_ends_with_its_advice() -> None:
+    story = Story()
+    story.tries(Case.WRONG_PASSWORD, ["1001"] * 12, every=30)
+    (alert,) = story.alerts
+    assert alert.reason.endswith(f". {ALERTS['broken_phone']}")
+
+
+@pytest.mark.parametrize(
+    ("event", "kind"),
+    [
+        (one("FailedACL", ACLName="registrar_attempt_exceeds_maximum_configured_contacts", source=PHONE), "aor_full"),
+        (one("RequestNotSupported", RequestType="registrar_requested_aor_not_found", source=PHONE), "aor_missing"),
+        (
+            one("RequestNotSupported", RequestType="registrar_attempt_without_registration_permitted", source=PHONE),
+            "aor_missing",
+        ),
+    ],
+)
+def test_a_phone_that_may_log_in_but_not_register_is_reported_once(event: object, kind: str) -> None:
+    story = Story()
+    for _ in range(50):
+        story.see(event)  # type: ignore[arg-type]
+        story.wait(30)
+    (alert,) = story.alerts
+    assert (alert.kind, str(alert.address), alert.account) == (kind, PHONE, "1001")
+    assert not story.bans
+
+
+def test_two_phones_of_one_office_that_may_not_register_are_two_alerts() -> None:
+    story = Story()
+    for account in ("1001", "1002", "1001", "1002"):
+        story.attempt(Case.FULL_AOR, source=PHONE, account=account)
+    assert [alert.account for alert in story.alerts] == ["1001", "1002"]
+
+
+def test_a_thousand_phones_with_one_trouble_are_no_flood_and_leave_room_for_others() -> None:
+    story = Story()
+    for number in range(1000):
+        story.attempt(Case.FULL_AOR, source=f"198.51.{number // 250}.{number % 250 + 1}", transport="TLS")
+    assert story.kinds() == ["aor_full"] * ALERTS_A_MINUTE + ["alert_ceiling"]
+    assert story.judge.counters.alerts_held_back == 1000 - ALERTS_A_MINUTE
+    story.attempt(Case.FULL_AOR, source=PHONE)  # over UDP: the other ceiling
+    assert story.kinds()[-1] == "aor_full"
