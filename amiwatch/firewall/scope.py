@@ -58,6 +58,12 @@ class Scope:
             raise ConfigurationError([f"{text!r} names no ports: write 'voip', 'all', or for example 'voip,5080/udp'."])
         return cls(tuple(ports))
 
+    def closes(self, protocol: str, port: int) -> bool:
+        """Tell whether this port of ours is closed to banned sources."""
+        return not self.ports or any(
+            each.protocol == protocol and each.first <= port <= each.last for each in self.ports
+        )
+
     def matches(self) -> list[tuple[str, str]]:
         """Return protocol and ports, as iptables writes them, of each rule; two empty texts for everything."""
         if not self.ports:
