@@ -87,8 +87,10 @@ class Sender:
         self._port = random.randint(1024, 65535)
         self._rtt = random.uniform(0.01, 0.2)
 
-    def session(self) -> str:
-        """Make a new SessionID."""
+    def session(self, service: str = "PJSIP") -> str:
+        """Make a new SessionID: a Call-ID; elsewhere a pointer, which is used again."""
+        if service != "PJSIP":
+            return f"0x7f3c{self._random.randrange(16):02x}0012a0"
         return f"{self._random.getrandbits(64):016x}@host"
 
     def __call__(
@@ -112,7 +114,7 @@ class Sender:
             source or self.source,
             self._port,
             transport,
-            session or self.session(),
+            session or self.session(steps[0].service),
             self._rtt,
             f"{self._random.getrandbits(128):032x}" if response is None else response,
             is_attempt,
@@ -134,6 +136,7 @@ class Place:
         self.random.shuffle(known)
         self._free = known
         self._next = int(IPv4Address("198.18.0.0")) + self.random.randrange(1000)
+        self._network4 = int(IPv4Address("198.19.255.0")) - 256 * 64
         self._networks = self.random.sample(range(1 << 16), 4096)
 
     def address(self) -> IPAddress:
@@ -142,6 +145,11 @@ class Place:
             return IPv4Address(self._free.pop())
         self._next += self.random.randint(1, 7)
         return IPv4Address(self._next)
+
+    def network4(self) -> int:
+        """Give out a /24 of its own, as a number; nobody else lives there."""
+        self._network4 += 256
+        return self._network4
 
     def network6(self) -> int:
         """Give out the first address of a /64, as a number."""

@@ -1,5 +1,5 @@
 """
-Honest actors: phones, offices, carriers, monitors, and everything that goes wrong with them.
+Honest actors, one device each: phones, carriers, monitors, managers, and everything that goes wrong with them.
 
 Rates and troubles are those of operators: registrations every one to sixty minutes, failed ones again after half a
 minute or a whole one (RFC 5626 4.5 jitters that), carriers that ping, people who mistype.
@@ -8,12 +8,11 @@ minute or a whole one (RFC 5626 4.5 jitters that), carriers that ping, people wh
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from ipaddress import IPv6Address
 from itertools import count
 from random import Random
 
-from amiwatch.judgement.values import IPAddress
 from amiwatch.testing.actors import (
-    ANOTHER_GUESS,
     AUTH_NAME_LOGIN,
     AUTH_NAME_STALE,
     AUTH_NAME_WRONG,
@@ -22,16 +21,12 @@ from amiwatch.testing.actors import (
     STALE_AOR,
     Actor,
     Dialogue,
-    Life,
     Place,
     Role,
     Sender,
     together,
 )
 from amiwatch.testing.builders import Case, Step
-
-SMALL_OFFICE = 12
-"""Phones behind one address up to which an office that nobody knows is told from a scanner, if others fail as well."""
 
 What = Case | Sequence[Step]
 
@@ -49,31 +44,6 @@ def good_phone(place: Place, *, transport: str | None = None, every: float | Non
         )
 
     return Actor("good phone", Role.HONEST, (source,), life)
-
-
-def office(place: Place, phones: int = 12, *, every: float = 300.0, name: str = "office", at: float = 0.0) -> Actor:
-    """Register many phones from behind one address, all of them within a minute of ``at``."""
-    source, accounts = place.address(), [place.extension() for _ in range(phones)]
-    transport = place.random.choice(("UDP", "TCP", "TLS"))
-    has_auth_names, end = place.has_auth_names(), place.seconds
-
-    def life(random: Random) -> Iterator[Dialogue]:
-        return together(
-            *(
-                registers(
-                    Sender(random, source, transport),
-                    random,
-                    account,
-                    every,
-                    begin=at + random.uniform(0, min(MINUTE, every)),
-                    end=end,
-                    has_auth_names=has_auth_names,
-                )
-                for account in accounts
-            )
-        )
-
-    return Actor(name, Role.HONEST, (source,), life)
 
 
 def mistyper(place: Place) -> Actor:
@@ -151,30 +121,8 @@ def full_aor(place: Place) -> Actor:
     def life(random: Random) -> Iterator[Dialogue]:
         return fails(Sender(random, source), random, case, account, 30, begin=0, end=end)
 
-    return Actor("full or stale AOR", Role.HONEST, (source,), life)
-
-
-def moved_site(place: Place) -> Actor:
-    """Move an office to another address; one phone had an old password all along."""
-    old, new = place.address(), place.address()
-    accounts, broken = [place.extension() for _ in range(place.random.randint(4, 20))], place.extension()
-    moves, has_auth_names, end = place.moment(0.4, 0.6), place.has_auth_names(), place.seconds
-    wrong: What = AUTH_NAME_WRONG if has_auth_names else Case.WRONG_PASSWORD
-
-    def life(random: Random) -> Iterator[Dialogue]:
-        lives: list[Iterator[Dialogue]] = []
-        for source, begin, until in ((old, 0.0, moves), (new, moves + 120, end)):
-            for account in accounts:
-                at = begin + random.uniform(0, 20)
-                send = Sender(random, source)
-                lives.append(
-                    registers(send, random, account, 120, begin=at, end=until, has_auth_names=has_auth_names, copies=2)
-                )
-            lives.append(fails(Sender(random, source), random, wrong, broken, 60, begin=begin + 1, end=until))
-        return together(*lives)
-
-    alerts = frozenset({"broken_phone", "trusted_offender"})
-    return Actor("site that moved", Role.HONEST, (old, new), life, alerts)
+    alert = "aor_full" if case is Case.FULL_AOR else "aor_missing"
+    return Actor("full or stale AOR", Role.HONEST, (source,), life, frozenset({alert}), must_alert=True)
 
 
 def unknown_carrier(place: Place) -> Actor:
@@ -224,93 +172,70 @@ def monitor(place: Place) -> Actor:
     return Actor("OPTIONS monitor", Role.HONEST, (source,), life, frozenset({"unknown_carrier"}), must_alert=True)
 
 
-def call_centre(place: Place, agents: int = 200) -> Actor:
-    """Work with 200 agents behind one address: all come within minutes, some mistype, one has an old password."""
-    source, accounts = place.address(), [place.extension() for _ in range(agents)]
-    transport, has_auth_names, end = place.random.choice(("UDP", "WSS", "TLS")), place.has_auth_names(), place.seconds
-    wrong: What = AUTH_NAME_WRONG if has_auth_names else Case.WRONG_PASSWORD
-
-    def agent(random: Random, account: str, *, is_broken: bool) -> Iterator[Dialogue]:
-        send, at = Sender(random, source, transport), random.uniform(0, 10 * MINUTE)
-        if is_broken:
-            return fails(send, random, wrong, account, 30, begin=at, end=min(end, at + 4 * HOUR))
-        return mistypes(send, random, account, at)
-
-    def mistypes(send: Sender, random: Random, account: str, at: float) -> Iterator[Dialogue]:
-        for _ in range(random.choice((0, 0, 0, 0, 0, 0, 0, 0, 1, 2))):
-            yield send(at, wrong, account)
-            at += random.uniform(5, 30)
-        yield from registers(send, random, account, 240, begin=at, end=end, has_auth_names=has_auth_names)
+def roaming_phone(place: Place) -> Actor:
+    """Take another address every hour or so, with an old password that nobody corrects: a mobile softphone."""
+    sources, account = [place.address() for _ in range(15)], place.extension()
+    has_auth_names, end = place.has_auth_names(), place.seconds
+    stay = max(HOUR, end / len(sources))
 
     def life(random: Random) -> Iterator[Dialogue]:
-        return together(*(agent(random, account, is_broken=not at) for at, account in enumerate(accounts)))
+        wrong: What = AUTH_NAME_WRONG if has_auth_names else Case.WRONG_PASSWORD
+        for turn, source in enumerate(sources):
+            begin, until = turn * stay, min(end, (turn + 1) * stay)
+            yield from fails(Sender(random, source), random, wrong, account, 60, begin=begin, end=until)
 
-    alerts = frozenset({"broken_phone", "trusted_offender"})
-    return Actor("call centre", Role.HONEST, (source,), life, alerts)
-
-
-def reboot_storm(place: Place, phones: int = 300, *, sites: int = 5) -> list[Actor]:
-    """Come back all at once when the power does: single phones and offices, with lost packets."""
-    at, lone = place.moment(0.4, 0.6), []
-    has_auth_names, end = place.has_auth_names(), place.seconds
-
-    def phone(source: IPAddress, account: str) -> Life:
-        def life(random: Random) -> Iterator[Dialogue]:
-            send, begin = Sender(random, source), at + random.uniform(0, 20)
-            return registers(send, random, account, 120, begin=begin, end=end, has_auth_names=has_auth_names, copies=3)
-
-        return life
-
-    for _ in range(phones):
-        source = place.address()
-        lone.append(Actor("phone after a power cut", Role.HONEST, (source,), phone(source, place.extension())))
-    return lone + [office(place, 40, every=120, name="office after a power cut", at=at) for _ in range(sites)]
+    return Actor("roaming phone, old password", Role.HONEST, sources, life, frozenset({"broken_phone"}))
 
 
-def mass_failure(
-    place: Place, phones: int = 60, *, sites: Sequence[int] = (12, 12, 200), what: What = ANOTHER_GUESS, is_known: bool
-) -> list[Actor]:
-    """
-    Let every phone fail for a quarter of an hour.
+def ipv6_phone(place: Place) -> Actor:
+    """Register from a /64 with another address of it each hour (RFC 8981)."""
+    network, account, has_auth_names, end = place.network6(), place.extension(), place.has_auth_names(), place.seconds
 
-    ``what`` is ``ANOTHER_GUESS`` for a dead realtime database and ``Case.UNKNOWN_ACCOUNT_ANSWERED`` for a reload that
-    lost all endpoints. ``is_known`` is False if nobody was ever seen to log in before: amiwatch came that day.
-    """
-    fails_at = place.moment(0.3, 0.5) if is_known else 5.0
-    works_at = fails_at + 15 * MINUTE
-    end = place.seconds
+    def life(random: Random) -> Iterator[Dialogue]:
+        send, until = Sender(random, IPv6Address(network)), 0.0
+        for dialogue in registers(send, random, account, 120, end=end, has_auth_names=has_auth_names):
+            if dialogue.at >= until:
+                source, until = IPv6Address(network + random.getrandbits(64)), dialogue.at + HOUR
+            yield dialogue._replace(source=source)
 
-    def phone(source: IPAddress, account: str, transport: str) -> Life:
-        def life(random: Random) -> Iterator[Dialogue]:
-            send, retry = Sender(random, source, transport), random.choice((20, 30, 60))
-            has_one_call_id = random.random() < 0.5
-            if is_known:
-                yield from registers(send, random, account, 120, end=fails_at)
-            first = fails_at + random.uniform(0, 120 if is_known else retry)
-            yield from fails(
-                send, random, what, account, retry, begin=first, end=works_at, has_one_call_id=has_one_call_id
-            )
-            yield from registers(send, random, account, 120, begin=works_at + random.uniform(0, retry), end=end)
-
-        return life
-
-    actors = []
-    for size in (*(1 for _ in range(phones)), *sites):
-        source, transport = place.address(), place.random.choice(("UDP", "TCP", "TLS"))
-        lives = [phone(source, place.extension(), transport) for _ in range(size)]
-        name = "phone in a mass failure" if size == 1 else "office in a mass failure"
-        role = Role.HONEST
-        if not is_known and size > SMALL_OFFICE:
-            # A second after it begins, a hundred strange phones behind one address are what a scanner is.
-            name, role = "strange call centre in a mass failure", Role.UNDECIDABLE
-        # Before others fail, it may be said of an office alone that it fails a lot.
-        alerts = frozenset({"mass_failure"} if size == 1 else {"mass_failure", "trusted_offender"})
-        actors.append(Actor(name, role, (source,), _all(lives), alerts))
-    return actors
+    return Actor("IPv6 phone", Role.HONEST, (IPv6Address(network),), life)
 
 
-def _all(lives: Sequence[Life]) -> Life:
-    return lambda random: together(*(life(Random(random.getrandbits(64))) for life in lives))  # noqa: S311
+def refused_phone(place: Place) -> Actor:
+    """Register from where the endpoint's own ACL lets nobody in."""
+    source, account, every, end = place.address(), place.extension(), place.random.choice((30, 60)), place.seconds
+
+    def life(random: Random) -> Iterator[Dialogue]:
+        return fails(Sender(random, source), random, Case.ENDPOINT_ACL, account, every, begin=5, end=end)
+
+    alerts = frozenset({"broken_phone", "unknown_carrier"})
+    return Actor("phone that an ACL refuses", Role.HONEST, (source,), life, alerts, must_alert=True)
+
+
+def manager_program(place: Place) -> Actor:
+    """Log in to the manager every minute, and now and then call what it may not, or once too often."""
+    source, end = place.address(), place.seconds
+    cases = (Case.AMI_RIGHT_SECRET,) * 7 + (Case.AMI_NOT_ALLOWED, Case.AMI_BAD_FORMAT, Case.AMI_SESSION_LIMIT)
+
+    def life(random: Random) -> Iterator[Dialogue]:
+        send, at = Sender(random, source), random.uniform(0, 60)
+        while at < end:
+            yield send(at, random.choice(cases), "wallboard")
+            at += random.uniform(50, 70)
+
+    return Actor("manager program", Role.HONEST, (source,), life)
+
+
+def old_sip_phone(place: Place, *, is_broken: bool) -> Actor:
+    """Register with chan_sip: rightly, or with an old password."""
+    source, account, end = place.address(), place.extension(), place.seconds
+    case = Case.SIP_WRONG_PASSWORD if is_broken else Case.SIP_RIGHT_PASSWORD
+
+    def life(random: Random) -> Iterator[Dialogue]:
+        return fails(Sender(random, source), random, case, account, 60, begin=random.uniform(0, 60), end=end)
+
+    name = "chan_sip phone, old password" if is_broken else "chan_sip phone"
+    return Actor(name, Role.HONEST, (source,), life, frozenset({"broken_phone"} if is_broken else ()))
 
 
 # What phones do.

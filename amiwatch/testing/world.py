@@ -31,6 +31,11 @@ IsDropped = Callable[[IPAddress, float], bool]
 """Is this source banned at this instant?"""
 
 _PORTS = {"PJSIP": 5060, "AMI": 5038, "SIP": 5060}
+_DETAILS = {
+    "RequestNotSupported": "registrar_requested_aor_not_found",
+    "RequestNotAllowed": "Action: Command",
+    "RequestBadFormat": "Action: Command",
+}
 _REPEATS = (0.5, 1.5, 3.5)
 """Seconds after which a request without answer is sent again (RFC 3261 17.1.2.2)."""
 
@@ -56,8 +61,10 @@ class Happening(NamedTuple):
         headers = {"EventTV": stamp(event.at + 0.0005)}  # stamp cuts, and a float may lie just below its millisecond
         if event.kind == "ChallengeResponseFailed":
             headers |= {"Challenge": self.response[:8], "Response": self.response, "ExpectedResponse": ""}
-        if event.service == "SIP" and event.kind == "ChallengeSent":
+        if event.service == "SIP" and event.kind in ("ChallengeSent", "InvalidPassword"):
             headers["Challenge"] = self.response[:8]
+        if event.service == "SIP" and event.kind == "InvalidPassword":
+            headers |= {"ReceivedChallenge": self.response[:8], "ReceivedHash": self.response}
         if event.kind == "SuccessfulAuth":
             headers["UsingPassword"] = str(int(event.used_password))
         if event.detail:
@@ -215,9 +222,8 @@ def _happenings(dialogue: Dialogue, at: float, actor: Actor) -> Iterator[Happeni
 
 def _event(dialogue: Dialogue, step: Step, at: float) -> SecurityEvent:
     kind, service = step.kind, step.service
-    detail = step.headers.get("ACLName", "")
-    if kind == "RequestNotSupported":
-        detail = "registrar_requested_aor_not_found"
+    detail = step.headers.get("ACLName", "") or _DETAILS.get(kind, "")
+    has_guess = kind == "ChallengeResponseFailed" or (kind, service) == ("InvalidPassword", "SIP")
     return SecurityEvent(
         kind,
         at,
@@ -230,5 +236,5 @@ def _event(dialogue: Dialogue, step: Step, at: float) -> SecurityEvent:
         _PORTS[service],
         detail,
         kind == "SuccessfulAuth" and service != "AMI",
-        hash(dialogue.response.encode()) if kind == "ChallengeResponseFailed" else 0,
+        hash(dialogue.response.encode()) if has_guess else 0,
     )
