@@ -23,20 +23,15 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from amiwatch.errors import FirewallError, FirewallPermission
+from amiwatch.firewall.netlink import ACK, DUMP, Netlink, attribute
 from amiwatch.firewall.scope import Scope
 from amiwatch.judgement.values import IPNetwork
 
 NETWORKS = 100
 """Networks asked for in one listing: the kernel compares each TCP socket with each of them."""
 
-ANSWER_TIMEOUT = 5.0
-"""Longest wait for one answer of the kernel, in seconds: listing 10,000 sockets takes milliseconds."""
-
-_DATAGRAM = 1 << 16
 _SOCK_DIAG = 4
 _BY_FAMILY, _DESTROY = 20, 21
-_ERROR, _DONE = 2, 3
-_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _BYTECODE = 1
 _JUMP, _REMOTE = 1, 8
 _ANY_PORT = -1
@@ -44,7 +39,6 @@ _ANY_PORT = -1
 _STATES = sum(1 << state for state in (1, 3, 4, 5, 8, 9, 11))
 """Established, half-open and closing; not TIME_WAIT, which no program has any more, and not LISTEN."""
 
-_HEADER = struct.Struct("=IHHII")
 _REQUEST_HEAD = struct.Struct("=BBBBI")
 _ID = struct.Struct(">HH16s16s12s")
 """Ports, addresses, and what only the kernel understands: the interface and its own number for the socket."""
@@ -74,10 +68,8 @@ def cut(networks: Sequence[IPNetwork], scope: Scope) -> int:
     """
     count = 0
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _SOCK_DIAG) as netlink:
-            netlink.settimeout(ANSWER_TIMEOUT)
+        with Netlink(_SOCK_DIAG) as netlink:
             for begin in range(0, len(networks), NETWORKS):
-                # All are read before the first is ended, for the kernel's answers come on one socket.
                 for session in list(_listed(netlink, networks[begin : begin + NETWORKS])):
                     if scope.closes("tcp", session.local_port):
                         count += _is_ended(netlink, session)
@@ -86,28 +78,26 @@ def cut(networks: Sequence[IPNetwork], scope: Scope) -> int:
     return count
 
 
-def _listed(netlink: socket.socket, networks: Sequence[IPNetwork]) -> Iterator[Session]:
-    code = _attribute(_BYTECODE, _program(networks))
+def _listed(netlink: Netlink, networks: Sequence[IPNetwork]) -> Iterator[Session]:
+    code = attribute(_BYTECODE, _program(networks))
     for family in (socket.AF_INET, socket.AF_INET6):  # IPv4 sessions of a socket that listens on [::] are IPv6 ones
         head = _REQUEST_HEAD.pack(family, socket.IPPROTO_TCP, 0, 0, _STATES)
-        netlink.send(_message(_BY_FAMILY, _REQUEST | _DUMP, head + bytes(_ID.size) + code))
-        for body in _answers(netlink):
+        for body in netlink.ask(_BY_FAMILY, DUMP, head + bytes(_ID.size) + code):
             identity = bytes(body[_REPLY_HEAD : _REPLY_HEAD + _ID.size])
             yield Session(family, _ID.unpack(identity)[0], identity)
 
 
-def _is_ended(netlink: socket.socket, session: Session) -> bool:
+def _is_ended(netlink: Netlink, session: Session) -> bool:
     head = _REQUEST_HEAD.pack(session.family, socket.IPPROTO_TCP, 0, 0, _STATES)
-    netlink.send(_message(_DESTROY, _REQUEST | _ACK, head + session.identity))
     try:
-        list(_answers(netlink))
+        list(netlink.ask(_DESTROY, ACK, head + session.identity))
     except FileNotFoundError:
         return False  # it ended by itself meanwhile
     return True
 
 
 def _program(networks: Sequence[IPNetwork]) -> bytes:
-    """Write what the kernel runs for each socket: is its remote address in the first network, or in the second …?"""
+    """Write what the kernel runs for each socket, to tell whether its remote address is in one of the networks."""
     program = b""
     for network in reversed(networks):
         if program:  # where the one before it holds the address, the rest is leapt over
@@ -123,29 +113,6 @@ def _condition(network: IPNetwork) -> bytes:
     # If not, on behind the leap; for the last one that is past the end, which means no.
     operation = _OPERATION.pack(_REMOTE, size, size + _OPERATION.size)
     return operation + _CONDITION.pack(family, network.prefixlen, _ANY_PORT) + address
-
-
-def _message(kind: int, flags: int, body: bytes) -> bytes:
-    return _HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body
-
-
-def _attribute(kind: int, payload: bytes) -> bytes:
-    return struct.pack("=HH", len(payload) + 4, kind) + payload
-
-
-def _answers(netlink: socket.socket) -> Iterator[memoryview]:
-    """Return the bodies of what is listed, up to the end or an acknowledgement. Raises OSError."""
-    while True:
-        datagram = memoryview(netlink.recv(_DATAGRAM))
-        while len(datagram) >= _HEADER.size:
-            length, kind, *_ = _HEADER.unpack_from(datagram)
-            body, datagram = datagram[_HEADER.size : length], datagram[length + -length % 4 :]
-            if kind in (_ERROR, _DONE):
-                code = -int(struct.unpack_from("=i", body)[0]) if len(body) >= 4 else 0
-                if code:
-                    raise OSError(code, os.strerror(code))
-                return
-            yield body
 
 
 def _failure(code: int) -> FirewallError:
