@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,11 +31,11 @@ class Call:
         """Read the settings, once. Raises ConfigurationError with every mistake."""
         return self.read_settings()
 
-    def read_settings(self) -> Settings:
-        """Read the settings anew."""
+    def read_settings(self, overrides: Mapping[str, object] | None = None) -> Settings:
+        """Read the settings anew, with these changes. Raises ConfigurationError with every mistake."""
         from amiwatch.config import load
 
-        return load(config=self.config)
+        return load(config=self.config, overrides=overrides)
 
 
 def network(text: str) -> IPNetwork:
@@ -54,3 +56,15 @@ def seconds(text: str) -> int:
         return parse_duration(text)
     except ValueError as error:
         raise UsageError(f"{error}.") from None
+
+
+def instant(text: str, now: float) -> float:
+    """Read how long ago, or a local date as in ``2026-11-20`` or ``2026-11-20T18:30``. Raises UsageError."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        pass
+    try:
+        return now - seconds(text)
+    except UsageError:
+        raise UsageError(f"{text!r} is no time; write 24h or 7d (ago), 2026-11-20 or 2026-11-20T18:30.") from None

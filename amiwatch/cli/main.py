@@ -118,16 +118,34 @@ app.command()(changes.forget)
 @app.command()
 def replay(
     context: typer.Context,
-    files: Annotated[list[Path], typer.Argument(help="Recorded AMI bytes, plain or gzipped; - is standard input.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Recorded AMI bytes, plain or gzipped; - is standard input.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", "-s", metavar="TIME", help="Instead: the database's history; 7d, 2026-11-20, all."),
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="The end of that history.")] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option("--policy", "-p", metavar="NAME", help="Also by this policy. May be repeated.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with", "-w", metavar="CHANGES", help="Also with settings changed: 'rules.scan.limit=8 trust_factor=2'."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """
-    Tell what would have been done about recorded AMI bytes.
+    Tell what would have been done about the past, also by other rules.
 
-    Neither kernel nor database is touched, and the events' own time is the clock.
+    Neither kernel nor database is touched, and the past's own time is the clock.
     """
     # Declared here, because its module loads the judgement and the settings, for which --help should not wait.
-    import_module("amiwatch.cli.replay").replay(context, files, as_json)
+    import_module("amiwatch.cli.replay").replay(
+        context, files or [], since=since, until=until, policies=policy or [], changes=changes or [], as_json=as_json
+    )
 
 
 @app.command()

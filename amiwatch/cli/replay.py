@@ -1,198 +1,136 @@
 """
-``amiwatch replay``: what would have been done about recorded AMI bytes.
+``amiwatch replay``: what would have been done about the past, and what other rules would have done.
 
-Rule 1: neither kernel nor database is touched, and the events' own time is the clock.
+Rule 1: neither kernel nor database is touched, and the past's own time is the clock.
 """
 
 from __future__ import annotations
 
-import gzip
-import heapq
-import io
-import json
+import asyncio
 import sys
-import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from operator import itemgetter
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from random import Random
-from typing import Annotated, cast
+from typing import TYPE_CHECKING
 
 import typer
 
-from amiwatch.ami.wire import Wire
-from amiwatch.cli.text import counted
-from amiwatch.config import Settings
+from amiwatch.cli.alternatives import Alternative, Effect, judged, read_alternatives
+from amiwatch.cli.call import instant
+from amiwatch.cli.comparison import show_end, show_verdicts
+from amiwatch.cli.protection import never_banned
+from amiwatch.cli.recorded import CutShort, Recordings
+from amiwatch.cli.text import counted, local
 from amiwatch.errors import UsageError
-from amiwatch.judgement.judge import Judge
+from amiwatch.judgement.history import Logins, Rerun, events_of
+from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.reasons import duration
-from amiwatch.judgement.safe import PRIVATE
-from amiwatch.judgement.values import Alert, Ban, SecurityEvent, Verdict
+from amiwatch.judgement.rules import longest
+from amiwatch.store.history import past_attempts
+from amiwatch.store.reader import Reader
 
-READ_SIZE = 256 * 1024
-"""Bytes read at once: what an AMI socket gives under load."""
-
-GZIP_MAGIC = b"\x1f\x8b"
-
-Recording = io.BufferedReader | gzip.GzipFile
-
-
-@dataclass(slots=True)
-class Summary:
-    """What a replay came to."""
-
-    events: int = 0
-    """Genuine security events of every service."""
-    attempts: int = 0
-    """Attempts that were judged: those of banned sources are not, nor challenges that may still be answered."""
-    tampered: int = 0
-    """Blocks and fragments that were refused."""
-    bans: int = 0
-    alerts: int = 0
-
-
-class CutShort(UsageError):
-    """A recording could not be read to its end; what could be read has been judged."""
-
-
-def replayed(paths: Iterable[Path], settings: Settings, summary: Summary) -> Iterator[Verdict]:
-    """
-    Judge recordings as if they came in now, several as several PBXs at once; ``summary`` is kept up to date.
-
-    Raises UsageError before the first verdict if a file can't be opened, CutShort after the last one.
-    """
-    judge, faults = judge_of(settings), list[str]()
-    streams = [_timed(_chunks(path, opened(path), faults), summary) for path in paths]
-    for verdict in _judged(judge, heapq.merge(*streams, key=itemgetter(0))):
-        summary.bans += isinstance(verdict, Ban)
-        summary.alerts += isinstance(verdict, Alert)
-        yield verdict
-    summary.attempts = judge.counters.attempts
-    if faults:
-        raise CutShort("\n".join(faults))
-
-
-def _judged(judge: Judge, events: Iterable[tuple[float, SecurityEvent]]) -> Iterator[Verdict]:
-    now = 0.0
-    for at, event in events:
-        now = max(now, at)
-        if said := judge.see(event, now):
-            judge.ledger.expire(now)
-            yield from said
-    # What nobody answered until the end was not answered.
-    yield from judge.sweep(now + judge.policy.answer_time)
-
-
-def judge_of(settings: Settings) -> Judge:
-    """Make a judge of these settings whose jitter is the same each time."""
-    judge = Judge(settings.judgement_policy(), random=Random(0))  # noqa: S311
-    allowed = dict(PRIVATE) if settings.allow_private else {}
-    judge.allow(allowed | dict.fromkeys(settings.allowlist.networks, "AMIWATCH_ALLOWLIST"))
-    return judge
-
-
-def _timed(chunks: Iterable[bytes], summary: Summary) -> Iterator[tuple[float, SecurityEvent]]:
-    """Yield the events of one recording with a time that never runs backwards, as Asterisk's own does under load."""
-    wire, now = Wire(has_pings=False), 0.0
-    for chunk in chunks:
-        for item in wire.feed(chunk):
-            if type(item) is SecurityEvent:
-                summary.events += 1
-                # A time that an attacker may have written moves no clock.
-                now = now if item.tainted else max(now, item.at)
-                yield now, item
-    wire.close()
-    summary.tampered += wire.tampered
-
-
-def _chunks(path: Path, file: Recording, faults: list[str]) -> Iterator[bytes]:
-    """Yield what can be read, and note why it ends too early: the other recordings go on."""
-    try:
-        # Not read(), which on an error loses what it has gathered.
-        while chunk := file.read1(READ_SIZE):
-            yield chunk
-    except (OSError, EOFError, zlib.error) as error:
-        faults.append(
-            f"{str(path)!r} can't be read to its end ({error}); the summary is of what could be: get a whole copy of "
-            "it, or check its disk."
-        )
-
-
-def opened(path: Path) -> Recording:
-    """Open a recording, plain or gzipped; ``-`` is standard input. Raises UsageError."""
-    if str(path) == "-":
-        return cast("io.BufferedReader", sys.stdin.buffer)
-    try:
-        file = path.open("rb")
-        is_packed = file.peek(2)[:2] == GZIP_MAGIC
-    except OSError as error:
-        raise UsageError(f"{str(path)!r} can't be read ({error.strerror}): name a recording.") from error
-    return gzip.GzipFile(fileobj=file) if is_packed else file
-
-
-def iso(at: float) -> str:
-    """Write an instant as in ``2026-11-22T10:07:31.450Z``."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def as_record(verdict: Verdict) -> dict[str, object]:
-    """Return what ``--json`` prints of a verdict."""
-    if isinstance(verdict, Ban):
-        return {
-            "type": "ban",
-            "at": iso(verdict.at),
-            "address": str(verdict.address),
-            "network": str(verdict.network),
-            "service": verdict.service,
-            "rule": verdict.rule,
-            "seconds": verdict.seconds,
-            "level": verdict.level,
-            "reason": verdict.reason,
-        }
-    return {
-        "type": "alert",
-        "at": iso(verdict.at),
-        "kind": verdict.kind,
-        "address": None if verdict.address is None else str(verdict.address),
-        "account": verdict.account,
-        "reason": verdict.reason,
-    }
-
-
-def as_line(verdict: Verdict) -> str:
-    """Return what is printed for a person: reasons hold no raw text of an attacker."""
-    when = iso(verdict.at)[:-1].replace("T", " ")
-    if isinstance(verdict, Ban):
-        time = "for ever" if verdict.seconds is None else duration(verdict.seconds)
-        return f"{when}  ban    {verdict.network}  {time}  {verdict.rule}: {verdict.reason}"
-    return f"{when}  alert  {verdict.address or '-'}  {verdict.kind}: {verdict.reason}"
+if TYPE_CHECKING:
+    from amiwatch.cli.call import Call
 
 
 def replay(
     context: typer.Context,
-    files: Annotated[list[Path], typer.Argument(help="Recorded AMI bytes, plain or gzipped; - is standard input.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    files: Sequence[Path],
+    *,
+    since: str | None,
+    until: str | None,
+    policies: Sequence[str],
+    changes: Sequence[str],
+    as_json: bool,
 ) -> None:
-    """Show what would have been done about recorded AMI bytes; nothing is changed."""
-    settings: Settings = context.obj.settings()
-    if settings.allowlist.names:
-        print(  # noqa: T201
-            f"amiwatch: names of the allowlist are not looked up here: {', '.join(settings.allowlist.names)}",
-            file=sys.stderr,
-        )
-    summary = Summary()
-    cut: CutShort | None = None
-    try:
-        for verdict in replayed(files, settings, summary):
-            print(json.dumps(as_record(verdict)) if as_json else as_line(verdict))  # noqa: T201
-    except CutShort as error:
-        cut = error
-    numbers = {name: getattr(summary, name) for name in Summary.__slots__}
-    if as_json:
-        print(json.dumps({"type": "summary", **numbers}))  # noqa: T201
+    """Show what would have been done about recordings, or about the history in the database; nothing is changed."""
+    if bool(files) == (since is not None):
+        raise UsageError("name recordings, or say --since 7d for the history in the database: one of the two.")
+    if until is not None and since is None:
+        raise UsageError("--until belongs to --since.")
+    alternatives = read_alternatives(context.obj, policies, changes)
+    logins = Logins()
+    if since is None:
+        _replay_recordings(files, alternatives, logins, as_json=as_json)
     else:
-        print(", ".join(counted(number, name.removesuffix("s"), name) for name, number in numbers.items()))  # noqa: T201
-    if cut:
-        raise cut
+        _replay_history(context.obj, since, until, alternatives, logins, as_json=as_json)
+
+
+# Where the past comes from.
+
+
+def _replay_recordings(
+    files: Sequence[Path], alternatives: Sequence[Alternative], logins: Logins, *, as_json: bool
+) -> None:
+    names = dict.fromkeys(name for one in alternatives for name in one.settings.allowlist.names)
+    if names:
+        print(f"amiwatch: names of the allowlist are not looked up here: {', '.join(names)}", file=sys.stderr)  # noqa: T201
+    recordings = Recordings(files)
+    reruns = [Rerun(one.judge(one.listed())) for one in alternatives]
+    show_verdicts(judged(recordings.read(), reruns, logins), alternatives, as_json=as_json)
+    effects = [Effect.of(one, rerun, logins) for one, rerun in zip(alternatives, reruns, strict=True)]
+    attempts = reruns[0].judge.counters.attempts
+    show_end(
+        effects, {"events": recordings.events, "attempts": attempts, "tampered": recordings.tampered}, as_json=as_json
+    )
+    if recordings.faults:
+        raise CutShort("\n".join(recordings.faults))
+
+
+def _replay_history(
+    call: Call, since: str, until: str | None, alternatives: Sequence[Alternative], logins: Logins, *, as_json: bool
+) -> None:
+    now = time.time()
+    end = now if until is None else instant(until, now)
+    with Reader(call.settings().database) as reader:
+        oldest = reader.oldest_attempt()
+        begin = (oldest or now) if since == "all" else instant(since, now)
+        if begin >= end:
+            raise UsageError(f"--since {since!r} is not before --until {until!r}.")
+        # Windows and trust are as full as they were: what lies a longest window before warms them up.
+        warm = begin - max(longest(one.settings.judgement_policy().rules) for one in alternatives)
+        entries = reader.allowlist(now)
+        reruns = [
+            Rerun(one.judge(asyncio.run(never_banned(one.settings, entries))), since=begin) for one in alternatives
+        ]
+        _grant(reader, reruns, warm)
+        attempts, timed = reader.count_attempts(begin, end)
+        past = past_attempts(reader, since=warm, until=end)
+        events = ((event.at, event) for event in events_of(past))
+        show_verdicts(judged(events, reruns, logins), alternatives, as_json=as_json)
+        effects = [Effect.of(one, rerun, logins) for one, rerun in zip(alternatives, reruns, strict=True)]
+        effects.append(Effect.recorded(reader.bans_by_rules(begin, end), logins))
+        notes = list(_notes(reader, begin, end, oldest, attempts - timed, effects))
+    show_end(effects, {"attempts": attempts}, notes, as_json=as_json)
+
+
+def _grant(reader: Reader, reruns: Sequence[Rerun], at: float) -> None:
+    """Give the trust that was earned before this instant and lasted then."""
+    for trust in reader.stored_trust(at):
+        if trust.since <= at:
+            for rerun in reruns:
+                key = source_key(trust.network.network_address)
+                rerun.judge.trust.grant(key, trust.account, min(at, trust.last_at))
+
+
+def _notes(
+    reader: Reader, begin: float, end: float, oldest: float | None, untimed: int, effects: Sequence[Effect]
+) -> Iterator[str]:
+    """Say what limits the answer."""
+    if oldest is None:
+        yield "The database holds no attempts."
+    elif oldest > begin + 600:
+        yield f"The history begins only at {local(oldest)}: nothing older is kept."
+    gaps = [(max(one.began_at, begin), min(one.ended_at or end, end)) for one in reader.gaps()]
+    lengths = [until - since for since, until in gaps if until > since]
+    if lengths:
+        yield f"Nothing was heard for {duration(sum(lengths))} of it ({counted(len(lengths), 'gap')}; see link_gaps)."
+    if untimed:
+        yield f"{counted(untimed, 'attempt')} have no time of their own, and are spread evenly over their ten minutes."
+    *judged_now, then = effects
+    spared = max((len(then.hits.keys() - effect.hits.keys()) for effect in judged_now), default=0)
+    if spared:
+        yield (
+            "What a source would have sent after the ban that really came is not known: where a way of judging spares "
+            "it, that holds up to that ban."
+        )

@@ -119,6 +119,8 @@ def load(
 
 def _built(reader: _Reader, overrides: dict[str, Any]) -> Settings:
     given = _Layer(dict(_leaves(overrides)))
+    if unknown := [f"{given.called(path)}: {fault}" for path in given.values if (fault := _fault(path, given))]:
+        raise ConfigurationError(reader.mistakes + unknown)
     token = LAYERS.set(tuple(layer.tree() for layer in reader.layers))
     try:
         settings = Settings(**overrides)

@@ -146,6 +146,13 @@ class Reader:
         sql = f"SELECT sort_key, packets, octets FROM counters {where}"  # noqa: S608 - texts of ours
         return {key_network(key): (packets, octets) for key, packets, octets in self._fetch(sql, where.parameters)}
 
+    def bans_by_rules(self, since: float, until: float) -> Iterator[BanRecord]:
+        """List the bans that rules decided in this time, the oldest first; observed ones too."""
+        where = _Where()
+        where.add("at BETWEEN :since AND :until AND origin = 'rule'", since=since, until=until)
+        sql = f"SELECT {_columns(BanRecord)} FROM bans {where} ORDER BY at"  # noqa: S608 - texts of ours
+        return self._rows(BanRecord, sql, where.parameters)
+
     def evidence(self, ban_id: int) -> list[Evidence]:
         """Return the events that are kept with a ban; none for a ban by hand."""
         for (events,) in self._fetch("SELECT events FROM evidence WHERE ban_id = ?", (ban_id,)):
@@ -208,6 +215,16 @@ class Reader:
         """Return how far the attempts go back, to ten minutes; None without any."""
         oldest = next(self._fetch("SELECT min(bucket) FROM attempts", ()))[0]
         return None if oldest is None else float(oldest)
+
+    def count_attempts(self, since: float, until: float) -> tuple[int, int]:
+        """Count the attempts of this time (to ten minutes), and those of them whose own time is known."""
+        sql = """
+            SELECT coalesce(sum(attempts), 0),
+                   coalesce(sum(min(attempts, length(times) - length(replace(times, ',', '')) + (times <> ''))), 0)
+              FROM attempts WHERE bucket BETWEEN ? AND ?
+        """
+        found = next(self._fetch(sql, (since // ATTEMPT_BUCKET * ATTEMPT_BUCKET, until)))
+        return int(found[0]), int(found[1])
 
     def alerts(
         self,

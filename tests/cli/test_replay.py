@@ -13,8 +13,12 @@ from typing import Any
 
 import pytest
 
+from amiwatch.judgement.rules import POLICIES
 from amiwatch.testing.builders import Case, attempt_bytes
 from tests.corpus import FOLDER, LABELS
+
+AT = 1795342000.0
+"""When what is made here begins."""
 
 VICTIMS = {"8.8.8.8", "8.8.4.4", "9.9.9.9"}
 HONEST = {f"192.0.2.{last}" for last in (101, 102, 103)} | {f"198.51.100.{last}" for last in (50, 51, 52)}
@@ -30,6 +34,16 @@ def replay(*arguments: str | Path, data: bytes = b"", **settings: str) -> subpro
         check=False,
     )
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def scan(count: int, *, source: str = "203.0.113.7", at: float = AT, transport: str = "TLS") -> bytes:
+    """Return so many attempts on accounts that don't exist, one a second."""
+    return b"".join(
+        attempt_bytes(
+            Case.UNKNOWN_ACCOUNT, account=f"{n}", source=source, transport=transport, session=f"{at}{n}", at=at + n
+        )
+        for n in range(count)
+    )
 
 
 def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
@@ -61,8 +75,8 @@ def test_a_ban_is_one_line_with_all_that_a_program_wants() -> None:
     assert re.fullmatch(r"2026-11-22T\d\d:\d\d:\d\d\.\d{3}Z", first["at"])
     assert (first["address"], first["network"], first["service"]) == ("198.51.100.11", "198.51.100.11/32", "PJSIP")
     assert (first["rule"], first["level"]) == ("scan_rush", 1)
-    assert 3240 <= first["seconds"] <= 3960
-    assert "4 unknown accounts" in first["reason"]
+    assert 600 <= first["seconds"] <= 3960
+    assert "5 unknown accounts" in first["reason"]
 
 
 def test_an_ipv6_source_is_banned_by_its_64() -> None:
@@ -83,10 +97,10 @@ def test_the_allowlist_comes_from_the_environment() -> None:
 
 
 def test_settings_change_what_would_have_been_done() -> None:
-    path = FOLDER / "ast22-pjsip-register-unknown-account.ami"
-    assert not banned(lines(replay("--json", path)))
-    assert banned(lines(replay("--json", path, policy="closed"))) == {"198.51.100.7"}
-    assert banned(lines(replay("--json", path, rules__scan__limit="1"))) == {"198.51.100.7"}
+    data = scan(2)
+    assert not banned(lines(replay("--json", "-", data=data)))
+    assert banned(lines(replay("--json", "-", data=data, policy="closed"))) == {"203.0.113.7"}
+    assert banned(lines(replay("--json", "-", data=data, rules__scan__limit="1"))) == {"203.0.113.7"}
 
 
 def test_several_recordings_are_several_pbxs_at_once(tmp_path: Path) -> None:
@@ -174,3 +188,88 @@ def test_attempts_of_who_is_banned_are_not_judged() -> None:
     some, many = (lines(replay("--json", "-", data=scan(count)))[-1] for count in (20, 200))
     assert many["events"] > some["events"]
     assert many["attempts"] == some["attempts"]
+
+
+def office(*accounts: str, source: str = "192.0.2.20", at: float = AT) -> bytes:
+    """Return one login of each phone."""
+    return b"".join(
+        attempt_bytes(Case.RIGHT_PASSWORD, account=account, source=source, at=at + number / 10)
+        for number, account in enumerate(accounts)
+    )
+
+
+SLIP = office("200", "201") + scan(6, source="192.0.2.20", at=AT + 60) + office("200", at=AT + 120)
+"""An office with two phones from which somebody tries six accounts that don't exist, and then a phone logs in."""
+
+
+def test_other_policies_are_compared_with_what_is_in_force() -> None:
+    data = SLIP + scan(9, at=AT + 200)
+    done = replay("-", "--policy", "closed", data=data)
+    assert done.returncode == 0
+    table = {line[:20].strip(): line.split()[-5:] for line in done.stdout.splitlines()[1:3]}
+    assert table == {"in force (office)": ["1", "0", "0", "1", "0"], "closed": ["2", "1", "1", "2", "0"]}
+    assert "closed: 2 sources would have been banned, 1 of them had good phones." in done.stdout
+    assert "1 source in common with in force, 1 sooner." in done.stdout
+    assert "+ 192.0.2.20  good phones '200', '201', 1 login missed; 2026-11-22 " in done.stdout
+
+
+def test_machines_get_each_alternative_and_each_difference() -> None:
+    records = lines(replay("-", "--json", "--with", "policy=closed", "-w", "rules.scan.limit=0", data=SLIP))
+    assert {one["alternative"] for one in records if one["type"] == "ban"} == {"policy=closed"}
+    assert [(one["name"], one["sources"], one["with_good_phones"]) for one in records if "name" in one] == [
+        ("in force", 0, 0),
+        ("policy=closed", 1, 1),
+        ("rules.scan.limit=0", 0, 0),
+    ]
+    (difference,) = [one for one in records if one["type"] == "difference"]
+    assert (difference["change"], difference["network"]) == ("more", "192.0.2.20/32")
+    assert (difference["good_phones"], difference["logins_missed"]) == (["200", "201"], 1)
+    assert (records[-1]["type"], records[-1]["sources"]) == ("summary", 0)
+
+
+@pytest.mark.parametrize(
+    "changes", ["rules.scan.limit=1", "AMIWATCH_RULES__SCAN__LIMIT=1", "trust_factor=1 policy=closed"]
+)
+def test_changed_settings_are_named_as_in_toml_or_as_variables(changes: str) -> None:
+    records = lines(replay("-", "--json", "--with", changes, data=scan(2)))
+    assert [one["sources"] for one in records if one["type"] == "alternative"] == [0, 1]
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_every_policy_can_be_tried(name: str) -> None:
+    assert f"\n{name}" in replay("-", "--policy", name, data=scan(60, transport="UDP")).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "name recordings, or say --since 7d"),
+        (["-", "--since", "7d"], 2, "one of the two"),
+        (["-", "--until", "7d"], 2, "--until belongs to --since"),
+        (["-", "--policy", "offices"], 78, "'offices' is not known; write one of"),
+        (["-", "--with", "rules.scan.limit"], 2, "write for example rules.scan.limit=8"),
+        (["-", "--with", "scan_limit=8"], 78, "AMIWATCH_SCAN_LIMIT: there is no such setting"),
+        (["-", "--with", "rules.scan.limit=x"], 78, "'x' is no whole number"),
+        (["-", "--with", "policy='"], 2, "close the quotes"),
+        (["-", "--with", "rules=1 rules.scan.limit=2"], 2, "contradicts"),
+        (["-", *["--policy=office"] * 9], 2, "more than 8 alternatives"),
+    ],
+)
+def test_what_can_not_be_compared_is_one_sentence(arguments: list[str], code: int, words: str) -> None:
+    done = replay(*arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_who_finds_a_password_has_no_good_phones() -> None:
+    guesses = b"".join(
+        attempt_bytes(Case.WRONG_PASSWORD, account="200", source="203.0.113.9", transport="TLS", at=AT + n)
+        for n in range(6)
+    )
+    data = guesses + office("200", source="203.0.113.9", at=AT + 7)
+    records = lines(replay("-", "--json", "--policy", "closed", data=data))
+    assert [(one["sources"], one["with_good_phones"]) for one in records if one["type"] == "alternative"] == [
+        (0, 0),
+        (1, 0),
+    ]

@@ -1,0 +1,35 @@
+"""Who is never banned, gathered from the same sources as the daemon's list, for a command that has no daemon."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from ipaddress import ip_network
+from typing import TYPE_CHECKING
+
+from amiwatch.judgement.safe import ALWAYS, PRIVATE
+from amiwatch.judgement.values import IPNetwork
+from amiwatch.store.records import AllowEntry
+
+if TYPE_CHECKING:
+    from amiwatch.config import Settings
+
+
+async def never_banned(settings: Settings, entries: Sequence[AllowEntry]) -> dict[IPNetwork, str]:
+    """Return the networks that are never banned, each with the words that say why; names are looked up."""
+    from amiwatch.daemon.host import resolve, safe_networks
+
+    safe: dict[IPNetwork, str] = {**ALWAYS, **(PRIVATE if settings.allow_private else {})}
+    safe |= dict.fromkeys(settings.allowlist.networks, "on the allowlist of the settings")
+    names = dict.fromkeys(settings.allowlist.names, "on the allowlist of the settings")
+    names |= {pbx.host: "a PBX" for pbx in settings.pbxs().values()}
+    for entry in entries:
+        said = f"allowed by {entry.added_by}" + (f" ({entry.comment})" if entry.comment else "")
+        try:
+            safe[ip_network(entry.target)] = said
+        except ValueError:
+            names[entry.target] = said
+    found = await asyncio.gather(*map(resolve, names))
+    for (name, said), addresses in zip(names.items(), found, strict=True):
+        safe |= {ip_network(address): f"{said}, by the name {name}" for address in addresses}
+    return safe | await safe_networks()
