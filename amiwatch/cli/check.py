@@ -371,16 +371,17 @@ def _used(state: SetState) -> Finding:
 
 
 def _placed(settings: Settings, one: FamilyRule) -> Finding:
-    from amiwatch.firewall.scope import Scope
+    from amiwatch.cli.firewall import wanted
 
     if not one.is_present:
         return _missing_rule(settings, one)
     to_do = "amiwatch firewall install"
-    if not one.covers(Scope.parse(settings.ports)):
+    if not one.covers(wanted(settings)):
         text = f"IPv{one.family}: does not drop what AMIWATCH_PORTS={settings.ports} says"
         return Finding("rule", Mark.BAD, text, to_do, 69)
-    if one.position != 1:
-        text = f"IPv{one.family}: number {one.position} in {one.place}; rules before it may accept"
+    if not one.is_first:
+        late = [f"number {position} in {place}" for place, position in one.positions.items() if position != 1]
+        text = f"IPv{one.family}: {', '.join(late)}; rules before it may accept"
         return Finding("rule", Mark.DOUBT, text, to_do)
     text = f"IPv{one.family}: first in {one.place}, {counted(one.packets, 'packet')} dropped"
     return Finding("rule", Mark.GOOD, text)

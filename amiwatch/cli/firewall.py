@@ -16,6 +16,7 @@ from amiwatch.cli.changes import Yes, confirm
 from amiwatch.cli.text import complain, counted, strong
 from amiwatch.errors import Refusal, StoreError
 from amiwatch.firewall.base import Firewall, SetState
+from amiwatch.firewall.protection import Protection
 from amiwatch.firewall.rule import FamilyRule, Rule, RuleState
 from amiwatch.firewall.scope import Scope
 
@@ -46,8 +47,9 @@ async def _install(settings: Settings) -> None:
         if settings.drop_rule == "manual":
             typer.echo("The rule is left to you: the setting AMIWATCH_DROP_RULE is 'manual'.")
             return
-        await _rule(settings, firewall).install(Scope.parse(settings.ports))
-        typer.echo(f"Rule: packets of banned addresses are dropped ({_ports(Scope.parse(settings.ports))}).")
+        protection = wanted(settings)
+        await _rule(settings, firewall).install(protection)
+        typer.echo(f"Rule: packets of banned addresses are dropped ({_ports(protection.scope)}).")
 
 
 @app.command()
@@ -133,7 +135,7 @@ def _lines(states: list[SetState], rule: RuleState, settings: Settings) -> Itera
 
 
 def _rule_lines(one: FamilyRule, settings: Settings) -> Iterator[str]:
-    name, scope = f"rule IPv{one.family:<11}", Scope.parse(settings.ports)
+    name, protection = f"rule IPv{one.family:<11}", wanted(settings)
     if not one.is_present and settings.drop_rule == "manual":
         yield f"{name} left to you: the setting AMIWATCH_DROP_RULE is 'manual'"
         return
@@ -145,8 +147,20 @@ def _rule_lines(one: FamilyRule, settings: Settings) -> Iterator[str]:
     for drop in one.drops:
         where = f"{drop.protocol} {drop.ports}" if drop.protocol else "everything"
         yield f"{'':<16}   {where:<40} {counted(drop.packets, 'packet')}"
-    if not one.covers(scope):
-        yield f"{'':<16}   not what AMIWATCH_PORTS says ({_ports(scope)}): amiwatch firewall install"
+    yield from _behind_lines(one)
+    if not one.covers(protection):
+        yield f"{'':<16}   not what AMIWATCH_PORTS says ({_ports(protection.scope)}): amiwatch firewall install"
+
+
+def _behind_lines(one: FamilyRule) -> Iterator[str]:
+    for hook in one.behind:
+        where = "missing" if hook.position is None else "first" if hook.position == 1 else f"number {hook.position}"
+        yield f"{'':<16}   behind address translation: {hook.place}, {where}"
+
+
+def wanted(settings: Settings) -> Protection:
+    """Say what the rule is to drop."""
+    return Protection(Scope.parse(settings.ports))
 
 
 def _ports(scope: Scope) -> str:

@@ -33,6 +33,7 @@ from amiwatch.daemon.memory import Memory
 from amiwatch.daemon.petitions import Clerk
 from amiwatch.errors import ConfigurationError, StoreError
 from amiwatch.firewall.base import Firewall
+from amiwatch.firewall.protection import Protection
 from amiwatch.firewall.scope import Scope
 from amiwatch.firewall.table import make_firewall, make_rule
 from amiwatch.judgement.judge import Judge
@@ -151,7 +152,7 @@ class Daemon:
             rule=make_rule(self.firewall.name, settings.set_name)
             if firewall is None and settings.drop_rule == "managed"
             else None,
-            scope=Scope.parse(settings.ports),
+            protection=Protection(Scope.parse(settings.ports)),
         )
 
     # What the AMI readers call. Nothing here waits.

@@ -27,8 +27,9 @@ from amiwatch.demo.plain import PlainView
 from amiwatch.demo.show import DemoFailed, Show, View
 from amiwatch.errors import FirewallError, StoreError
 from amiwatch.firewall.ipset import IpsetFirewall
-from amiwatch.firewall.rule import PROGRAMS, DropRule
-from amiwatch.firewall.scope import Scope
+from amiwatch.firewall.iptables import PROGRAMS
+from amiwatch.firewall.protection import Protection
+from amiwatch.firewall.rule import DropRule
 from amiwatch.store.reader import Reader
 from amiwatch.testing import netns
 
@@ -147,7 +148,7 @@ async def _kernel_refusal() -> str:
     firewall, rule = IpsetFirewall(), DropRule()
     try:
         await firewall.open()
-        await rule.install(Scope())
+        await rule.install(Protection())
         await rule.remove()
         await firewall.remove_sets()
     except FirewallError as error:

@@ -11,12 +11,12 @@ from typing import NamedTuple
 from amiwatch.errors import FirewallError
 from amiwatch.firewall import ipset_wire, libnftables
 from amiwatch.firewall import nftables_wire as wire
+from amiwatch.firewall.iptables import PROGRAMS
 from amiwatch.firewall.names import set_name
 from amiwatch.firewall.nftables_socket import ANSWER_TIMEOUT, DATAGRAM, NftablesSocket
-from amiwatch.firewall.rule import PROGRAMS
 
 SYSTEM_PATHS = ":/usr/sbin:/sbin"
-"""Ordinary users have no sbin in their PATH; ``rule.py`` looks there, too."""
+"""Ordinary users have no sbin in their PATH; ``iptables.py`` looks there, too."""
 
 _NETFILTER = 12
 

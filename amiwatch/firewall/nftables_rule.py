@@ -1,9 +1,10 @@
 """
 The rule in our nftables table: what comes to a closed port jumps to the chains that drop banned sources.
 
-The chain stands at prerouting before connection tracking, address translation and everybody's ``raw`` rules. That
-others accept a packet elsewhere means nothing: in nftables the last word has whoever drops. Closed ports are in sets,
-so that a change of ports touches no rule.
+It stands at prerouting before connection tracking, address translation and everybody's ``raw`` rules, and again at
+forward and input, behind address translation: where a container is published as 15060 → 5060, only there a packet has
+the port that Asterisk reports. That others accept a packet elsewhere means nothing: in nftables the last word has
+whoever drops. Closed ports are in sets, so that a change of ports touches no rule.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from amiwatch.firewall import nftables_wire as wire
 from amiwatch.firewall.names import checked_prefix
 from amiwatch.firewall.nftables_socket import NftablesSocket
 from amiwatch.firewall.nftables_table import DROP_CHAINS, WIDTHS, Table, Width, read
-from amiwatch.firewall.rule import Drop, FamilyRule, RuleState
+from amiwatch.firewall.protection import Protection
+from amiwatch.firewall.rule import Drop, FamilyRule, Hook, RuleState
 from amiwatch.firewall.scope import Ports, Scope
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,14 @@ CHAIN = "prerouting"
 PRIORITY = -310
 """Before ``raw`` (-300) and connection tracking (-200), behind the joining of fragments (-400), for only the first has
 ports (linux/netfilter_ipv4.h)."""
+
+BEHIND = ("forward", "input")
+"""Hooks, and our chains there. A packet goes through one of them at most, and its port was translated before."""
+
+BEHIND_PRIORITY = -150
+"""``mangle``: before everybody's filter (0)."""
+
+CHAINS = (CHAIN, *BEHIND)
 
 PORT_SETS = {"udp": "udp_ports", "tcp": "tcp_ports"}
 
@@ -40,8 +50,8 @@ class NftablesRule:
     def __init__(self, prefix: str = "amiwatch") -> None:
         self.prefix = checked_prefix(prefix)
 
-    async def install(self, scope: Scope) -> None:
-        await asyncio.to_thread(self._install, scope)
+    async def install(self, protection: Protection) -> None:
+        await asyncio.to_thread(self._install, protection)
 
     async def remove(self) -> None:
         await asyncio.to_thread(self._remove)
@@ -49,28 +59,32 @@ class NftablesRule:
     async def show(self) -> RuleState:
         return (await asyncio.to_thread(self._read))[1]
 
-    def _install(self, scope: Scope) -> None:
+    def _install(self, protection: Protection) -> None:
         table, state = self._read()
         if not all(width in table.sets for width in WIDTHS):
             raise FirewallError(f"The table 'inet {self.prefix}' has no sets yet, so no rule can use them.")
-        if state.covers(scope):
+        if state.covers(protection):
             return
-        libnftables.run("\n".join(self._lines(scope)))
+        libnftables.run("\n".join(self._lines(protection.scope)))
         log.info("drop rule placed table=%s chain=%s", self.prefix, CHAIN)
 
     def _lines(self, scope: Scope) -> Iterator[str]:
         ours = f"inet {self.prefix}"
-        yield f"add chain {ours} {CHAIN} {{ type filter hook prerouting priority {PRIORITY}; policy accept; }}"
-        yield f"flush chain {ours} {CHAIN}"
+        for chain in CHAINS:
+            priority = PRIORITY if chain == CHAIN else BEHIND_PRIORITY
+            yield f"add chain {ours} {chain} {{ type filter hook {chain} priority {priority}; policy accept; }}"
+            yield f"flush chain {ours} {chain}"
         for protocol, name in PORT_SETS.items():
             yield f"add set {ours} {name} {{ type inet_service; flags interval; }}"
             yield f"flush set {ours} {name}"
             ranges = [ports.replace(":", "-") for each, ports in scope.matches() if each == protocol]
             if ranges:
                 yield f"add element {ours} {name} {{ {','.join(ranges)} }}"
-                yield f"add rule {ours} {CHAIN} {protocol} dport @{name} jump {DROP_CHAINS[protocol]}"
+                for chain in CHAINS:
+                    yield f"add rule {ours} {chain} {protocol} dport @{name} jump {DROP_CHAINS[protocol]}"
         if not scope.ports:
-            yield f"add rule {ours} {CHAIN} jump {DROP_CHAINS['']}"
+            for chain in CHAINS:
+                yield f"add rule {ours} {chain} jump {DROP_CHAINS['']}"
 
     def _remove(self) -> None:
         with NftablesSocket(self.prefix) as socket:
@@ -78,8 +92,8 @@ class NftablesRule:
         if not names:
             return
         ours = f"inet {self.prefix}"
-        # Made once more if somebody deleted it and left the sets: what is not there can't be deleted.
-        lines = [f"add chain {ours} {CHAIN}", f"flush chain {ours} {CHAIN}", f"delete chain {ours} {CHAIN}"]
+        # Made once more if somebody deleted them and left the sets: what is not there can't be deleted.
+        lines = [f"{verb} chain {ours} {chain}" for chain in CHAINS for verb in ("add", "flush", "delete")]
         libnftables.run("\n".join(lines + [f"delete set {ours} {name}" for name in sorted(names)]))
         log.info("drop rule removed table=%s chain=%s", self.prefix, CHAIN)
 
@@ -90,7 +104,8 @@ class NftablesRule:
         return table, RuleState(tuple([self._family(table, width, ports) for width in WIDTHS]))
 
     def _family(self, table: Table, width: Width, ports: dict[str, tuple[Ports, ...]]) -> FamilyRule:
-        jumps = {jump.target for jump in table.jumps() if jump.chain == CHAIN}
+        targets = {chain: {jump.target for jump in table.jumps() if jump.chain == chain} for chain in CHAINS}
+        jumps = targets[CHAIN]
         return FamilyRule(
             width.family,
             set_name=width.name(self.prefix),
@@ -102,6 +117,9 @@ class NftablesRule:
                 for drop in _drops(table, width, chain, Scope(ports.get(protocol, ())))
             ),
             place=f"the table inet {self.prefix}",
+            behind=tuple(
+                [Hook(f"its chain {chain}", 1 if targets[chain] else None, targets[chain] == jumps) for chain in BEHIND]
+            ),
         )
 
 

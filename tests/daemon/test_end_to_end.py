@@ -227,9 +227,12 @@ async def test_a_rule_that_no_packet_gets_to_is_placed_again(watched: Start, wir
     async with watched() as it:
         await it.attack(ATTACKER)
         await it.watcher.until_banned(f"{ATTACKER}/32")
-        change = ["-F", "PREROUTING"] if harm == "jump" else ["-I", "PREROUTING", "-p", "udp", "-j", "ACCEPT"]
-        for program in ("iptables", "ip6tables"):
-            subprocess.run([program, "-w", "-t", "raw", *change], check=True)
+        places = (("raw", "PREROUTING"), ("mangle", "INPUT"))
+        accept = ["-p", "udp", "-j", "ACCEPT"]
+        for table, hook in places:
+            change = ["-F", hook] if harm == "jump" else ["-I", hook, *accept]
+            for program in ("iptables", "ip6tables"):
+                subprocess.run([program, "-w", "-t", table, *change], check=True)
         try:
             assert arrives(wire, ATTACKER)
             async with asyncio.timeout(5):
@@ -237,8 +240,9 @@ async def test_a_rule_that_no_packet_gets_to_is_placed_again(watched: Start, wir
                     await asyncio.sleep(0.2)
         finally:
             if harm == "front":
-                for program in ("iptables", "ip6tables"):
-                    subprocess.run([program, "-w", "-t", "raw", "-D", *change[1:]], check=True)
+                for table, hook in places:
+                    for program in ("iptables", "ip6tables"):
+                        subprocess.run([program, "-w", "-t", table, "-D", hook, *accept], check=True)
 
 
 async def test_other_ports_are_dropped_from_the_next_start_on(watched: Start, wire: Wire) -> None:

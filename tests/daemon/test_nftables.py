@@ -89,7 +89,7 @@ async def test_a_network_that_is_banned_by_hand_does_not_arrive(guarded: Start, 
         ("delete", "table", "inet", PREFIX),
         ("flush", "table", "inet", PREFIX),
         ("flush", "set", "inet", PREFIX, f"{PREFIX}4"),
-        ("flush", "chain", "inet", PREFIX, "prerouting"),
+        ("flush", "chain", "inet", PREFIX, "drop_udp"),
         ("flush", "set", "inet", PREFIX, "udp_ports"),
     ],
     ids=" ".join,
@@ -134,4 +134,4 @@ async def test_the_daemon_places_the_rule_itself(guarded: Start) -> None:
         state = await NftablesRule(PREFIX).show()
         assert state.is_present
         assert [rule.place for rule in state.families] == [f"the table inet {PREFIX}"] * 2
-        assert all(state.references == 2 for state in await it.daemon.firewall.states())
+        assert all(state.references == 6 for state in await it.daemon.firewall.states())

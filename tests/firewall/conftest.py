@@ -1,5 +1,6 @@
 import os
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -16,6 +17,13 @@ SBIN = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 """Where programs are; ordinary users have no sbin in their PATH."""
 
 _numbers = count()
+
+
+def run(*command: str) -> str:
+    """Do what an administrator does at a prompt; returns what was printed."""
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "PATH": SBIN})
+    return done.stdout
+
 
 Real = TypeVar("Real", IpsetFirewall, NftablesFirewall)
 

@@ -18,6 +18,7 @@ from amiwatch.firewall.nftables import ROUNDS, SINGLY, NftablesFirewall
 from amiwatch.firewall.nftables_rule import NftablesRule
 from amiwatch.firewall.nftables_socket import NftablesSocket
 from amiwatch.firewall.nftables_table import MAX_NETWORKS, Width
+from amiwatch.firewall.protection import Protection
 from amiwatch.firewall.scope import EVERYTHING, VOIP_PORTS, Ports, Scope
 from amiwatch.judgement.values import source_network
 from tests.firewall.conftest import SBIN, fresh_nftables
@@ -78,7 +79,7 @@ def pbx(request, wire):
 
 async def test_a_banned_address_is_not_heard_until_it_is_unbanned(nftables, rule, pbx):
     stranger = STRANGER[pbx.family]
-    await rule.install(Scope())
+    await rule.install(Protection())
     assert pbx.arrived(stranger) == [stranger]
 
     await nftables.add([ban(stranger)])
@@ -107,7 +108,7 @@ async def test_a_banned_address_is_not_heard_until_it_is_unbanned(nftables, rule
 async def test_a_network_of_any_width_is_dropped_and_no_address_beside_it(
     nftables, rule, wire, network, inside, outside
 ):
-    await rule.install(Scope())
+    await rule.install(Protection())
     pbx = Pbx(wire, ip_network(network).version)
     try:
         if network == "128.0.0.0/1":  # the phone that closes each round is in it, too
@@ -130,11 +131,11 @@ async def test_a_banned_address_may_still_reach_other_ports_unless_all_are_close
     await nftables.add([ban(STRANGER[4])])
     other = Pbx(wire, 4, port=40000)
     try:
-        await rule.install(Scope())
+        await rule.install(Protection())
         assert other.arrived(STRANGER[4]) == [STRANGER[4]]
-        await rule.install(EVERYTHING)
+        await rule.install(Protection(EVERYTHING))
         assert other.arrived(STRANGER[4]) == []
-        await rule.install(Scope())
+        await rule.install(Protection())
         assert other.arrived(STRANGER[4]) == [STRANGER[4]]
     finally:
         other.socket.close()
@@ -145,7 +146,7 @@ async def test_what_others_accept_is_dropped_all_the_same(nftables, rule, pbx):
     nft("add chain inet theirs first { type filter hook prerouting priority -400; policy accept; }")
     nft("add rule inet theirs first udp dport 5060 accept")
     try:
-        await rule.install(Scope())
+        await rule.install(Protection())
         await nftables.add([ban(STRANGER[pbx.family])])
         assert pbx.arrived(STRANGER[pbx.family]) == []
     finally:
@@ -156,18 +157,18 @@ async def test_what_others_accept_is_dropped_all_the_same(nftables, rule, pbx):
 
 
 async def test_installing_again_changes_nothing_and_another_scope_replaces_the_ports(nftables, rule):
-    await rule.install(Scope())
+    await rule.install(Protection())
     before = nft("-a", "list", "ruleset")
-    await rule.install(Scope())
+    await rule.install(Protection())
     assert nft("-a", "list", "ruleset") == before
     wider = Scope((*VOIP_PORTS, Ports("udp", 5080, 5080), Ports("tcp", 60000, 65535)))
-    assert not (await rule.show()).covers(wider)
+    assert not (await rule.show()).covers(Protection(wider))
 
-    await rule.install(wider)
+    await rule.install(Protection(wider))
 
     state = await rule.show()
-    assert state.covers(wider)
-    assert not state.covers(Scope())
+    assert state.covers(Protection(wider))
+    assert not state.covers(Protection())
     assert [drop.ports for drop in state.families[0].drops] == [
         "4569,5060:5061,5080",
         "5038,5060:5061,8088:8089,60000:65535",
@@ -176,14 +177,14 @@ async def test_installing_again_changes_nothing_and_another_scope_replaces_the_p
 
 async def test_many_ports_are_shown_as_they_were_asked_for(nftables, rule):
     crowd = Scope(tuple(Ports("udp", port, port + port % 2) for port in range(1000, 1100, 3)))
-    await rule.install(crowd)
-    assert (await rule.show()).covers(crowd)
+    await rule.install(Protection(crowd))
+    assert (await rule.show()).covers(Protection(crowd))
 
 
 async def test_a_rule_without_sets_is_refused_and_its_removal_is_no_error():
     lonely = NftablesRule("nobody")
     with pytest.raises(FirewallError, match="no sets yet"):
-        await lonely.install(Scope())
+        await lonely.install(Protection())
     await lonely.remove()
     assert not (await lonely.show()).is_present
     assert "nobody" not in nft("list", "tables")
@@ -193,8 +194,8 @@ async def test_without_the_rule_nothing_is_dropped_and_the_sets_know_it(nftables
     stranger = STRANGER[pbx.family]
     await nftables.add([ban(stranger)])
     assert pbx.arrived(stranger) == [stranger]
-    await rule.install(Scope())
-    assert [state.references for state in await nftables.states()] == [2, 2]
+    await rule.install(Protection())
+    assert [state.references for state in await nftables.states()] == [6, 6]
     await rule.remove()
     assert pbx.arrived(stranger) == [stranger]
     assert [state.references for state in await nftables.states()] == [0, 0]
@@ -221,9 +222,9 @@ async def test_other_peoples_tables_stay_as_they_are_byte_for_byte():
     firewall, rule = NftablesFirewall("ours", maxelem=100), NftablesRule("ours")
     try:
         await firewall.open()
-        await rule.install(Scope())
+        await rule.install(Protection())
         await firewall.add([Entry(network, 600) for network in many(60)])
-        await rule.install(EVERYTHING)
+        await rule.install(Protection(EVERYTHING))
         await firewall.remove(many(30))
         larger = NftablesFirewall("ours", maxelem=200)
         await larger.open()
@@ -307,7 +308,7 @@ async def test_a_large_batch_that_meets_a_full_set_is_taken_as_far_as_there_is_r
 
 
 async def test_a_batch_of_known_and_new_ones_gives_all_their_time_and_keeps_the_counters(nftables, rule, wire):
-    await rule.install(Scope())
+    await rule.install(Protection())
     old = [Entry(IPv4Network(0xC6336400 + number), 100) for number in range(250)]
     await nftables.add(old)
     pbx = Pbx(wire, 4)
@@ -335,7 +336,7 @@ async def test_one_of_many_that_is_not_there_hinders_no_removal(nftables):
 async def test_more_room_keeps_the_entries_with_their_counters_and_less_is_refused_when_they_do_not_fit(
     nftables, rule, wire
 ):
-    await rule.install(Scope())
+    await rule.install(Protection())
     farm = ip_network("192.0.2.128/25")  # the phone that closes each round is in the office
     await nftables.add([Entry(HOST, 600), Entry(farm, None), Entry(SITE, 60)])
     pbx = Pbx(wire, 4)
@@ -462,9 +463,10 @@ async def test_without_the_right_it_says_which_is_missing():
 async def test_cap_net_admin_is_all_that_sets_and_rule_need():
     script = (
         "import asyncio; from amiwatch.firewall.nftables import NftablesFirewall as F\n"
-        "from amiwatch.firewall.nftables_rule import NftablesRule as R; from amiwatch.firewall.scope import Scope\n"
+        "from amiwatch.firewall.nftables_rule import NftablesRule as R\n"
+        "from amiwatch.firewall.protection import Protection\n"
         "async def main():\n"
-        "    f = F('lone'); await f.open(); await R('lone').install(Scope())\n"
+        "    f = F('lone'); await f.open(); await R('lone').install(Protection())\n"
         "    print((await R('lone').show()).is_present); await R('lone').remove(); await f.remove_sets()\n"
         "asyncio.run(main())"
     )

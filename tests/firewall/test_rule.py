@@ -11,7 +11,8 @@ import pytest
 
 from amiwatch.errors import FirewallError
 from amiwatch.firewall.base import Entry
-from amiwatch.firewall.rule import DropRule
+from amiwatch.firewall.protection import Protection
+from amiwatch.firewall.rule import HOOKS, DropRule
 from amiwatch.firewall.scope import EVERYTHING, VOIP_PORTS, Ports, Scope
 from amiwatch.judgement.values import source_network
 from tests.firewall.conftest import SBIN
@@ -22,6 +23,7 @@ VARIANTS = {
     "default": {4: "iptables", 6: "ip6tables"},
     "legacy": {4: "iptables-legacy", 6: "ip6tables-legacy"},
 }
+TABLES = ("raw", "mangle", "filter")
 STRANGER = {4: "198.51.100.7", 6: "2001:db8:bad::7"}
 PHONE = {4: "203.0.113.20", 6: "2001:db8:cafe::20"}
 
@@ -44,7 +46,7 @@ async def rule(ipset, programs):
 
 def saved(programs):
     """What iptables holds in the tables that matter, without the lines that carry the time of day."""
-    shown = [run(f"{program}-save", "-t", table) for program in programs.values() for table in ("raw", "filter")]
+    shown = [run(f"{program}-save", "-t", table) for program in programs.values() for table in TABLES]
     return re.sub(r"^#.*\n", "", "".join(shown), flags=re.M)
 
 
@@ -89,7 +91,7 @@ def pbx(request, wire):
 
 async def test_a_banned_address_is_not_heard_until_it_is_unbanned(ipset, rule, pbx):
     stranger = STRANGER[pbx.family]
-    await rule.install(Scope())
+    await rule.install(Protection())
     assert pbx.arrived(stranger) == [stranger]
 
     await ipset.add([ban(stranger)])
@@ -111,7 +113,7 @@ async def test_without_the_rule_nothing_is_dropped(ipset, rule, pbx):
     await ipset.add([ban(stranger)])
     assert pbx.arrived(stranger) == [stranger]
 
-    await rule.install(Scope())
+    await rule.install(Protection())
     assert pbx.arrived(stranger) == []
 
     await rule.remove()
@@ -119,7 +121,7 @@ async def test_without_the_rule_nothing_is_dropped(ipset, rule, pbx):
 
 
 async def test_a_banned_address_may_still_reach_other_ports(ipset, rule, wire):
-    await rule.install(Scope())
+    await rule.install(Protection())
     await ipset.add([ban(STRANGER[4])])
     with socket.create_server((wire.here[4], 2222)) as ours, wire.far_socket(STRANGER[4], socket.SOCK_STREAM) as theirs:
         ours.settimeout(5)
@@ -130,7 +132,7 @@ async def test_a_banned_address_may_still_reach_other_ports(ipset, rule, wire):
 
 
 async def test_a_banned_address_gets_no_answer_on_a_voip_port_over_tcp(ipset, rule, wire):
-    await rule.install(Scope())
+    await rule.install(Protection())
     await ipset.add([ban(STRANGER[4])])
     with socket.create_server((wire.here[4], 5061)), wire.far_socket(STRANGER[4], socket.SOCK_STREAM) as theirs:
         theirs.settimeout(0.2)
@@ -139,7 +141,7 @@ async def test_a_banned_address_gets_no_answer_on_a_voip_port_over_tcp(ipset, ru
 
 
 async def test_the_scope_of_everything_leaves_no_port_open(ipset, rule, wire):
-    await rule.install(EVERYTHING)
+    await rule.install(Protection(EVERYTHING))
     await ipset.add([ban(STRANGER[4])])
     other = Pbx(wire, 4, port=40000)
     try:
@@ -149,23 +151,23 @@ async def test_the_scope_of_everything_leaves_no_port_open(ipset, rule, wire):
 
 
 async def test_installing_again_changes_nothing(rule, programs):
-    await rule.install(Scope())
+    await rule.install(Protection())
     before = saved(programs)
-    await rule.install(Scope())
+    await rule.install(Protection())
     assert saved(programs) == before
-    assert before.count(f"-j {rule.chain}") == 2
+    assert before.count(f"-j {rule.chain}") == 6
 
 
 async def test_another_scope_replaces_the_ports(rule):
-    await rule.install(Scope())
+    await rule.install(Protection())
     wider = Scope((*VOIP_PORTS, Ports("udp", 5080, 5080)))
-    assert not (await rule.show()).covers(wider)
+    assert not (await rule.show()).covers(Protection(wider))
 
-    await rule.install(wider)
+    await rule.install(Protection(wider))
 
     state = await rule.show()
-    assert state.covers(wider)
-    assert not state.covers(Scope())
+    assert state.covers(Protection(wider))
+    assert not state.covers(Protection())
     assert [drop.ports for drop in state.families[0].drops] == ["4569,5060:5061,5080", "5038,5060:5061,8088:8089"]
 
 
@@ -178,35 +180,40 @@ async def test_other_peoples_rules_stay_as_they_are(rule, programs):
     iptables(programs, "-A", "INPUT", "-p", "tcp", "--dport", "22", "-j", "ACCEPT")
     theirs = saved(programs)
     try:
-        await rule.install(Scope())
+        await rule.install(Protection())
         with_ours = saved(programs)
         assert with_ours != theirs
-        ours = (f":{rule.chain} ", f"-A {rule.chain} ", f"-A PREROUTING -m comment --comment amiwatch -j {rule.chain}")
+        jump = f" -m comment --comment amiwatch -j {rule.chain}"
+        ours = (
+            f":{rule.chain} ",
+            f"-A {rule.chain} ",
+            *(f"-A {hook}{jump}" for hook in (*HOOKS["raw"], *HOOKS["mangle"])),
+        )
         kept = [line for line in with_ours.splitlines() if not line.startswith(ours)]
         assert kept == theirs.splitlines()
 
-        await rule.install(EVERYTHING)
+        await rule.install(Protection(EVERYTHING))
         await rule.remove()
         await rule.remove()
 
         assert saved(programs) == theirs
     finally:
-        for table in ("raw", "filter"):
+        for table in TABLES:
             iptables(programs, "-t", table, "-F")
         iptables(programs, "-t", "raw", "-X")
 
 
 async def test_a_rule_that_slipped_down_is_seen_and_put_first_again(rule, programs):
-    await rule.install(Scope())
+    await rule.install(Protection())
     iptables(programs, "-t", "raw", "-I", "PREROUTING", "-p", "udp", "-j", "ACCEPT")
     try:
         assert [family.position for family in (await rule.show()).families] == [2, 2]
 
-        await rule.install(Scope())
+        await rule.install(Protection())
 
         state = await rule.show()
         assert [family.position for family in state.families] == [1, 1]
-        assert state.covers(Scope())
+        assert state.covers(Protection())
     finally:
         iptables(programs, "-t", "raw", "-D", "PREROUTING", "-p", "udp", "-j", "ACCEPT")
 
@@ -215,34 +222,34 @@ async def test_what_is_missing_is_seen(rule, programs):
     assert [family.position for family in (await rule.show()).families] == [None, None]
     assert not (await rule.show()).is_present
 
-    await rule.install(Scope())
+    await rule.install(Protection())
     assert (await rule.show()).is_present
 
     iptables(programs, "-t", "raw", "-F", rule.chain)
     assert not (await rule.show()).is_present
 
-    await rule.install(Scope())
+    await rule.install(Protection())
     iptables(programs, "-t", "raw", "-F", "PREROUTING")
     state = await rule.show()
     assert not state.is_present
     assert state.families[0].drops
 
-    await rule.install(Scope())
-    assert (await rule.show()).covers(Scope())
+    await rule.install(Protection())
+    assert (await rule.show()).covers(Protection())
 
 
 async def test_a_jump_that_stands_twice_is_put_right(rule, programs):
-    await rule.install(Scope())
+    await rule.install(Protection())
     iptables(programs, "-t", "raw", "-A", "PREROUTING", "-j", rule.chain)
 
-    await rule.install(Scope())
+    await rule.install(Protection())
 
-    assert saved(programs).count(f"-j {rule.chain}") == 2
+    assert saved(programs).count(f"-j {rule.chain}") == 6
 
 
 async def test_the_set_knows_that_a_rule_uses_it(ipset, rule):
-    await rule.install(Scope())
-    assert [state.references for state in await ipset.states()] == [2, 2]
+    await rule.install(Protection())
+    assert [state.references for state in await ipset.states()] == [4, 4]
     with pytest.raises(FirewallError, match="firewall remove"):
         await ipset.remove_sets()
 
@@ -254,7 +261,7 @@ async def test_a_rule_without_sets_is_refused_with_a_reason(programs):
     before = saved(programs)
     lonely = DropRule("nobody", programs)
     with pytest.raises(FirewallError, match="do not exist"):
-        await lonely.install(Scope())
+        await lonely.install(Protection())
     await lonely.remove()
     assert "NOBODY" not in saved(programs)
     assert saved(programs).count("-A") == before.count("-A")
