@@ -41,7 +41,7 @@ class Allowlist:
             self.networks = networks
             judge.allow(networks)
             for network in news:
-                for banned in judge.ledger.touching(network):
+                for banned in set(judge.ledger.touching(network)) - self._daemon.hold.forced:
                     self._daemon.lift(banned, by="allowlist", reason=f"{network} is never banned: {networks[network]}")
                 await asyncio.sleep(0)
 

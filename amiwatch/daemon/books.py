@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from amiwatch import __version__
 from amiwatch.judgement.networks import key_network, source_key
 from amiwatch.notify.systemd import notify, status
-from amiwatch.store.records import AttemptCount, Status
+from amiwatch.store.records import AttemptCount, Panic, Status
 from amiwatch.store.writer import Store
 
 if TYPE_CHECKING:
@@ -27,10 +27,12 @@ class Books:
         self._daemon = daemon
         self._saved_events = 0
         self._saved_at = 0.0
+        self._saved_panic: Panic | None = None
 
     def save(self, store: Store) -> None:
         """Hand over what is new; a sign of life now and then if nothing is."""
         is_quiet = self._daemon.judge.counters.events == self._saved_events
+        is_quiet = is_quiet and self._daemon.hold.panic is self._saved_panic
         if not is_quiet or perf_counter() - self._saved_at > SIGN_TIME:
             self.hand_over(store)
 
@@ -38,6 +40,7 @@ class Books:
         """Give sums, trust and status to the store."""
         daemon, judge = self._daemon, self._daemon.judge
         self._saved_events, self._saved_at = judge.counters.events, perf_counter()
+        self._saved_panic = daemon.hold.panic
         shift = daemon.now.utc(0.0)
         store.put_attempts(
             AttemptCount(
@@ -61,7 +64,9 @@ class Books:
         if daemon.memory.is_complete:  # else it would cover up when our predecessor lived last
             store.put_status(self.status())
         number = len(judge.ledger)
-        notify(status(f"{number} {'ban' if number == 1 else 'bans'}; {self._links_text()}"))
+        held = daemon.hold.words()
+        text = f"{number} {'ban' if number == 1 else 'bans'}{' held' if held else ''}; {self._links_text()}"
+        notify(status(f"{held}; {text}" if held else text))
 
     def status(self) -> Status:
         """Say how the daemon is."""

@@ -23,7 +23,7 @@ from amiwatch.firewall.base import MAX_TIMEOUT, Entry, Firewall
 from amiwatch.firewall.protection import Protection
 from amiwatch.firewall.rule import Rule
 from amiwatch.judgement.ledger import Ledger
-from amiwatch.judgement.values import Ban, IPNetwork
+from amiwatch.judgement.values import BY_HAND, Ban, IPNetwork
 
 log = logging.getLogger(__name__)
 
@@ -236,7 +236,8 @@ class Enforcer:
         await self.firewall.clear()
         # What was on its way to the kernel meanwhile.
         await self.settle()
-        await self.reconcile()
+        async with self._closing:
+            await self._clear()
 
     async def resume(self) -> None:
         """Put back what has time left, with the time that is left."""
@@ -391,7 +392,7 @@ class Enforcer:
 
 def _entry(ban: Ban) -> Entry:
     # A person may prolong a ban, which goes on counting; a rule bans only who is not banned.
-    return Entry(ban.network, ban.seconds, is_new=ban.rule != "manual")
+    return Entry(ban.network, ban.seconds, is_new=ban.rule not in BY_HAND)
 
 
 def _ends_too_soon(entry: Entry, wanted: float | None) -> bool:

@@ -34,6 +34,9 @@ _SESSION = struct.Struct("<hxxi32s4s32s256shhiii16s20x")
 _USER_PROCESS = 7
 """``ut_type`` of a session of somebody who is logged in."""
 
+OWN = "an address of this machine"
+"""Why our own addresses are safe: not even force bans them."""
+
 LOOKUP_TIMEOUT = 5.0
 """Seconds to wait for a name server."""
 
@@ -115,7 +118,7 @@ async def _routing() -> list[tuple[IPAddress, str]]:
     except (NetlinkError, OSError) as error:
         log.debug("own addresses not read reason=%s", error)
         return []
-    own = [(message.get("local") or message.get("address"), "an address of this machine") for message in addresses]
+    own = [(message.get("local") or message.get("address"), OWN) for message in addresses]
     ways = [(message.get("gateway"), "a gateway of this machine") for message in routes]
     return [(ip_address(text), why) for text, why in [*own, *ways] if text]
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from amiwatch.ami.client import LinkState
 from amiwatch.errors import StoreError
 from amiwatch.judgement.networks import source_key
-from amiwatch.judgement.values import Ban, IPNetwork
+from amiwatch.judgement.values import FORCED, Ban, IPNetwork
 from amiwatch.store.reader import Reader
 from amiwatch.store.records import Status
 from amiwatch.store.writer import Store
@@ -62,6 +62,8 @@ class Memory:
     async def recall_bans(self, store: Store, known: set[IPNetwork] | None = None) -> None:
         """Take over the bans in force; with ``known``, add them to it and keep what the ledger has already."""
         self._knows_bans = await _is_learned(self._learn_bans(store, known))
+        # Before the kernel gets any of them.
+        await _is_learned(self._daemon.hold.recall(store))
 
     async def recall_people(self, store: Store) -> None:
         """Take over offences, trust, and when our predecessor lived last."""
@@ -83,6 +85,7 @@ class Memory:
         if is_new:
             for entry in daemon.allowlist.stored:
                 store.put_allow(entry)
+        daemon.hold.tell(store)
         # What is on its way to the disk is no news to it.
         await daemon.settle()
         try:
@@ -147,8 +150,10 @@ class Memory:
                     known.add(ban.network)
                     if ban.network in ledger:
                         continue
+                if ban.rule == FORCED:
+                    daemon.hold.forced.add(ban.network)
                 if ban.is_enforced or not daemon.is_enforcing:
-                    ledger.put(ban.network, _end(ban.at, ban.until, now, shift))
+                    ledger.put(ban.network, end_of(ban.at, ban.until, now, shift))
             await asyncio.sleep(0)
 
     async def _learn_people(self, store: Store) -> None:
@@ -157,7 +162,7 @@ class Memory:
         shift = daemon.now.utc(now) - now
         for offender in await store.offenders(now + shift - 2 * judge.policy.decay):
             key = source_key(offender.network.network_address)
-            judge.ladder.remember(key, offender.level, _end(offender.last_at, offender.until, now, shift) or now)
+            judge.ladder.remember(key, offender.level, end_of(offender.last_at, offender.until, now, shift) or now)
         for trust in await store.trust(now + shift):
             at = min(now, trust.last_at - shift)
             judge.trust.grant(source_key(trust.network.network_address), trust.account, at)
@@ -185,7 +190,7 @@ async def _is_learned(learning: Awaitable[None]) -> bool:
     return True
 
 
-def _end(at: float, until: float | None, now: float, shift: float) -> float | None:
+def end_of(at: float, until: float | None, now: float, shift: float) -> float | None:
     """Translate an end from the store; a clock that was set back meanwhile makes nothing longer than it was."""
     return None if until is None else min(until - shift, now + (until - at))
 

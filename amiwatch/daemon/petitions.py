@@ -11,15 +11,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
 from amiwatch.config.texts import network_or_name
-from amiwatch.errors import ConfigurationError, StoreError
+from amiwatch.daemon.caution import objection
+from amiwatch.errors import ConfigurationError, FirewallError, StoreError
 from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.reasons import duration
-from amiwatch.judgement.values import IPV6_PREFIX, Ban, IPNetwork
-from amiwatch.store.records import AllowEntry, Request
+from amiwatch.judgement.values import FORCED, IPV6_PREFIX, MANUAL, Ban, IPNetwork
+from amiwatch.store.records import FOR_EVER, AllowEntry, Panic, Request, Trial
 from amiwatch.store.writer import Store
 
 if TYPE_CHECKING:
@@ -27,18 +29,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FOR_EVER = 0
-"""The seconds of a request for a ban without an end."""
-
 LONGEST = 100 * 365 * 86400
 """Longest duration in seconds that a request may name; longer is for ever, or a slip of the finger."""
 
-WIDEST = {4: 16, 6: 32}
-"""Shortest prefix that a ban by hand may have: more is a slip of the finger."""
+LONGEST_TRIAL = 86400
+"""Longest time in seconds to confirm a ban: who has not lost his connection by then has not lost it."""
 
+FILLING = frozenset({"ban", "confirm", "resume"})
+"""Verbs that put something into the kernel."""
 
 IN_ONE_GO = 500
 """Requests carried out before their outcomes are waited for: the store remembers twice as many that it must write."""
+
+
+FORCE_IT = " (--force bans it all the same)"
 
 
 class Answer(NamedTuple):
@@ -88,11 +92,14 @@ class Clerk:
         self._version = -1
         self._verbs: dict[str, Callable[[Request], Awaitable[Answer]]] = {
             "ban": self._ban,
+            "confirm": self._confirm,
             "unban": self._unban,
             "unban-all": self._unban_all,
             "allow": self._allow,
             "disallow": self._disallow,
             "forget": self._forget,
+            "panic": self._panic,
+            "resume": self._resume,
             "reload": self._reload,
         }
 
@@ -133,32 +140,101 @@ class Clerk:
 
     async def _ban(self, request: Request) -> Answer:
         daemon, network = self._daemon, target_network(request.target)
-        if network.prefixlen < WIDEST[network.version]:
-            return Answer(f"{network} is wider than a /{WIDEST[network.version]}: not banned", is_done=False)
-        if (safe := daemon.judge.allowed.overlapping(network)) is not None:
-            held = "it" if safe[0] == network else safe[0]
-            return Answer(f"{network} is never banned: {held} is {safe[1]}", is_done=False)
+        against = await objection(network, daemon.judge.allowed)
+        if against is not None and (against.is_final or not request.is_forced):
+            return Answer(against.text + ("" if against.is_final else FORCE_IT), is_done=False)
         _refuse_negative(request)
-        seconds = daemon.judge.policy.ladder[0] if request.seconds is None else request.seconds or None
-        now = daemon.now()
-        ban = Ban(
-            network=network,
-            address=network.network_address if network.num_addresses > 1 else ip_address(network.network_address),
-            at=now,
-            seconds=seconds,
-            level=0,
-            rule="manual",
-            reason=request.comment or f"banned by {request.asked_by}",
-        )
-        await daemon.ban_by_hand(ban, by=request.asked_by)
-        time = "for ever" if seconds is None else f"for {duration(seconds)}"
+        wanted = daemon.judge.policy.ladder[0] if request.seconds is None else request.seconds
+        seconds = None if wanted == FOR_EVER else wanted
+        rule = MANUAL if against is None else FORCED
+        if rule == FORCED:
+            daemon.hold.forced.add(network)
+        if request.confirm is not None and (seconds is None or request.confirm < seconds):
+            return await self._try_out(request, network, seconds, rule)
+        daemon.hold.settle(network)
+        return await self._put(network, seconds, rule, request)
+
+    async def _put(self, network: IPNetwork, seconds: int | None, rule: str, request: Request) -> Answer:
+        daemon = self._daemon
+        await daemon.ban_by_hand(self._by_hand(network, seconds, rule, request), by=request.asked_by)
+        time = _time(seconds)
         if not daemon.is_enforcing:
             return Answer(f"{network} recorded {time}, but nothing is blocked in observe mode")
         if network not in daemon.judge.ledger:
             return Answer(f"{network} not banned: the set is full, raise AMIWATCH_SET_SIZE", is_done=False)
         return Answer(f"{network} banned {time}{self._trouble()}")
 
+    def _by_hand(self, network: IPNetwork, seconds: int | None, rule: str, request: Request) -> Ban:
+        return Ban(
+            network=network,
+            address=network.network_address,
+            at=self._daemon.now(),
+            seconds=seconds,
+            level=0,
+            rule=rule,
+            reason=request.comment or f"banned by {request.asked_by}",
+        )
+
+    async def _try_out(self, request: Request, network: IPNetwork, seconds: int | None, rule: str) -> Answer:
+        """Ban for the time in which it must be confirmed; one that is banned already keeps its longer time."""
+        confirm = request.confirm or 0
+        if not 0 < confirm <= LONGEST_TRIAL:
+            raise ValueError(f"{confirm} s is no time to confirm in: 1 s to {duration(LONGEST_TRIAL)}")
+        daemon, now = self._daemon, self._daemon.now()
+        ban = self._by_hand(network, seconds, rule, request)
+        utc = daemon.now.utc(now)
+        until = None if seconds is None else utc + seconds
+        before = daemon.judge.ledger.until(network)
+        if before is None or before < now + confirm:
+            text = f"on trial for {duration(confirm)}: {ban.reason}"
+            answer = await self._put(network, confirm, rule, replace(request, comment=text))
+            if not answer.is_done:
+                return answer
+        daemon.hold.try_out(Trial(network, utc, utc + confirm, until, rule, ban.reason, request.asked_by))
+        return Answer(
+            f"{network} banned {_time(seconds)} if it is confirmed within {duration(confirm)} "
+            f"('amiwatch confirm'), else it ends then{self._trouble()}"
+        )
+
+    async def _confirm(self, request: Request) -> Answer:
+        wanted = target_network(request.target) if request.target else None
+        now = self._daemon.now.utc(self._daemon.now())
+        trials = [trial for trial in self._daemon.hold.trials.values() if trial.deadline > now]
+        trials = [trial for trial in trials if wanted in (None, trial.network)]
+        if not trials:
+            which = "no ban" if wanted is None else f"no ban of {wanted}"
+            return Answer(f"{which} waits to be confirmed: it was already, or its time is over", is_done=False)
+        answers = []
+        for trial in trials:
+            left = None if trial.until is None else max(1, round(trial.until - now))
+            self._daemon.hold.settle(trial.network)
+            asked = replace(request, comment=trial.reason, asked_by=trial.asked_by)
+            answers.append(await self._put(trial.network, left, trial.rule, asked))
+        return Answer("; ".join(answer.text for answer in answers), all(answer.is_done for answer in answers))
+
+    async def _panic(self, request: Request) -> Answer:
+        _refuse_negative(request)
+        daemon = self._daemon
+        now = daemon.now.utc(daemon.now())
+        until = now + request.seconds if request.seconds else None
+        count = _counted(len(daemon.judge.ledger), "ban")
+        try:
+            await daemon.hold.begin(Panic(now, until, request.asked_by, request.comment))
+        except FirewallError as error:
+            return Answer(f"the kernel refuses to be emptied, it is tried again and again: {error}", is_done=False)
+        how_long = f"for {duration(request.seconds)}, or until" if request.seconds else "until"
+        return Answer(f"nothing is dropped {how_long} 'amiwatch resume'; {count} held")
+
+    async def _resume(self, request: Request) -> Answer:
+        if not await self._daemon.hold.end():
+            return Answer("there was no panic: it enforces", is_done=False)
+        if not self._daemon.is_enforcing:
+            return Answer("the panic is over, but nothing is blocked in observe mode")
+        return Answer(f"{_counted(len(self._daemon.judge.ledger), 'ban')} in force again{self._trouble()}")
+
     def _trouble(self) -> str:
+        if held := self._daemon.hold.words():
+            return f"; but {held}"
         if not self._daemon.has_firewall_trouble:
             return ""
         return "; but the kernel refuses changes now, and it is tried again: see the log"
@@ -197,10 +273,20 @@ class Clerk:
         await self._store.flush()
         before = len(self._daemon.judge.ledger)
         await self._daemon.allowlist.refresh()
+        self._allow_forced(target, by=request.asked_by)
         await self._daemon.settle()
         lifted = before - len(self._daemon.judge.ledger)
         ended = f"; {_counted(lifted, 'ban')} lifted" if lifted else ""
         return Answer(f"{target} is never banned from now on{ended}")
+
+    def _allow_forced(self, target: str, *, by: str) -> None:
+        """Lift the bans that were forced against the allowlist before: the last word counts."""
+        network = network_or_name(target)
+        if isinstance(network, str):
+            return
+        for banned in [each for each in self._daemon.hold.forced if each.version == network.version]:
+            if banned.overlaps(network):
+                self._daemon.lift(banned, by=by, reason=f"{network} is never banned any more")
 
     async def _disallow(self, request: Request) -> Answer:
         try:
@@ -237,6 +323,10 @@ class Clerk:
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _time(seconds: int | None) -> str:
+    return "for ever" if seconds is None else f"for {duration(seconds)}"
 
 
 def _refuse_negative(request: Request) -> None:

@@ -28,9 +28,10 @@ from amiwatch.daemon.allowlist import Allowlist
 from amiwatch.daemon.books import Books
 from amiwatch.daemon.clock import SteadyClock
 from amiwatch.daemon.enforcer import Done, Enforcer, Order
+from amiwatch.daemon.hold import Hold
 from amiwatch.daemon.lock import only_one
 from amiwatch.daemon.memory import Memory
-from amiwatch.daemon.petitions import Clerk
+from amiwatch.daemon.petitions import FILLING, Clerk
 from amiwatch.errors import ConfigurationError, StoreError
 from amiwatch.firewall.base import Firewall
 from amiwatch.firewall.protection import Protection
@@ -39,7 +40,7 @@ from amiwatch.firewall.table import make_firewall, make_rule
 from amiwatch.judgement.judge import Judge
 from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.reasons import duration
-from amiwatch.judgement.values import TEXT_LIMIT, Alert, Ban, IPNetwork, SecurityEvent, Verdict
+from amiwatch.judgement.values import BY_HAND, TEXT_LIMIT, Alert, Ban, IPNetwork, SecurityEvent, Verdict
 from amiwatch.notify import Listener
 from amiwatch.notify.systemd import ALIVE, READY, STOPPING, notify, reloading, watchdog_interval
 from amiwatch.store.writer import Store
@@ -154,6 +155,8 @@ class Daemon:
             else None,
             protection=Protection(Scope.parse(settings.ports)),
         )
+
+        self.hold = Hold(self, self._enforcer)
 
     # What the AMI readers call. Nothing here waits.
 
@@ -298,7 +301,7 @@ class Daemon:
                 self.latencies.append(each.seconds)
             self._say_banned(ban, pbx, each.seconds)
             if self.store is not None:
-                origin = "manual" if ban.rule == "manual" else "rule"
+                origin = "manual" if ban.rule in BY_HAND else "rule"
                 # What the kernel refused is still wanted: reconcile brings it in, so it counts as enforced.
                 self.store.put_ban(
                     replace(ban, at=self.now.utc(ban.at)),
@@ -310,8 +313,16 @@ class Daemon:
 
     def _say_banned(self, ban: Ban, pbx: str, seconds: float | None) -> None:
         time = "for ever" if ban.seconds is None else duration(ban.seconds)
-        if not self.is_enforcing:
-            log.info("would have banned network=%s for=%r rule=%s reason=%r", ban.network, time, ban.rule, ban.reason)
+        if not self._enforcer.is_blocking:
+            why = "observe mode" if not self.is_enforcing else "held by panic"
+            log.info(
+                "would have banned, %s network=%s for=%r rule=%s reason=%r",
+                why,
+                ban.network,
+                time,
+                ban.rule,
+                ban.reason,
+            )
         elif seconds is None:
             log.error("ban not enforced yet network=%s for=%r rule=%s", ban.network, time, ban.rule)
         else:
@@ -337,6 +348,8 @@ class Daemon:
         """End the ban of exactly this network; tell whether there was one."""
         was_banned = self.judge.ledger.drop(network)
         self._enforcer.lift(network)
+        self.hold.settle(network)
+        self.hold.forced.discard(network)
         if was_banned and self.store is not None:
             self.store.put_lift(network, at=self.now.utc(self.now()), by=by, reason=reason)
         if was_banned:
@@ -402,6 +415,7 @@ class Daemon:
             "watchdog": self._watchdog(),
             "reconcile": self._again("reconcile", lambda: self.settings.reconcile_time, self._reconcile),
             "clerk": self._again("clerk", lambda: TICK, self._clerk.look),
+            "hold": self._again("hold", lambda: TICK, self.hold.look),
             "saver": self._again("saver", lambda: SAVE_TIME, lambda: self._save(store)),
             "refresh": self._again("refresh", lambda: REFRESH_TIME, self._refresh),
             "retention": self._again("retention", lambda: FORGET_TIME, lambda: self._forget(store)),
@@ -423,11 +437,12 @@ class Daemon:
         with only_one(self.settings.database, patience=COMMAND_TIME):
             async with self._opened_store() as store:
                 await self.memory.recall(store)
-                is_ban = any(request.verb == "ban" for request in await store.pending_requests())
-                async with self._opened_firewall(is_needed=is_ban), asyncio.TaskGroup() as group:
+                is_change = any(request.verb in FILLING for request in await store.pending_requests())
+                async with self._opened_firewall(is_needed=is_change), asyncio.TaskGroup() as group:
                     await self.allowlist.refresh()
                     enforcing = group.create_task(self._enforcer.run(), name="enforcer")
                     await Clerk(self, store).look()
+                    await self.hold.look()
                     await self.settle()
                     enforcing.cancel()
                 await store.flush()

@@ -96,6 +96,12 @@ class Evidence:
         )
 
 
+MANUAL, FORCED = "manual", "forced"
+"""``Ban.rule`` of a ban by hand; of one that was meant although something spoke against it."""
+
+BY_HAND = (MANUAL, FORCED)
+
+
 @dataclass(frozen=True, slots=True)
 class Ban:
     """A verdict: this network is to be dropped for so long, because of this."""
@@ -109,7 +115,7 @@ class Ban:
     level: int
     """Rung of the ladder, from 1; 0 for a ban by hand."""
     rule: str
-    """Name of the rule that decided (a row of ``judgement/rules.py``), or ``manual`` or ``recovered``."""
+    """Name of the rule that decided (a row of ``judgement/rules.py``), or one of ``BY_HAND``, or ``recovered``."""
     reason: str
     """Why, in words and numbers."""
     service: str = ""

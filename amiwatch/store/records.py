@@ -37,6 +37,10 @@ VERBS = ("ban", "confirm", "unban", "unban-all", "allow", "disallow", "forget", 
 """What a request may ask for."""
 
 
+FOR_EVER = 0
+"""``Request.seconds`` of a ban without an end."""
+
+
 class StoredBan(NamedTuple):
     """An open ban, as the daemon reads it back at start."""
 

@@ -1,0 +1,187 @@
+"""
+What people stop and what they try: a panic, in which nothing is dropped, and bans that end unless they are confirmed.
+
+Rule 1: lifting comes first, remembering it second; a database that can't be written delays nothing.
+
+Rule 2: a ban on trial needs nobody to undo it. It is a short ban, and the kernel lets it go by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amiwatch.daemon.memory import end_of
+from amiwatch.judgement.reasons import duration
+from amiwatch.judgement.values import IPNetwork
+from amiwatch.store.records import Panic, Trial
+from amiwatch.store.writer import Store
+
+if TYPE_CHECKING:
+    from amiwatch.daemon.enforcer import Enforcer
+    from amiwatch.daemon.watch import Daemon
+
+log = logging.getLogger(__name__)
+
+REMIND_TIME = 600.0
+"""Seconds between two reminders in the log that nothing is dropped."""
+
+NOTE_LIMIT = 4096
+"""Bytes read of a note: one of ours has some hundred."""
+
+
+class Hold:
+    """Holds enforcement for as long as a panic lasts, and knows which bans wait to be confirmed."""
+
+    def __init__(self, daemon: Daemon, enforcer: Enforcer) -> None:
+        self._daemon = daemon
+        self._enforcer = enforcer
+        self.panic: Panic | None = None
+        """What lasts now; its times are UTC."""
+        self.trials: dict[IPNetwork, Trial] = {}
+        self.forced: set[IPNetwork] = set()
+        """Bans by hand that the allowlist does not lift, for whoever made them meant it."""
+        self._ends: float | None = None
+        self._remind_at = 0.0
+        self._note = note_path(daemon.settings.database)
+        self._spent: Panic | None = None
+        """The panic of a note that could not be deleted; it is over."""
+
+    async def begin(self, panic: Panic) -> None:
+        """Empty the kernel and keep it so. Raises FirewallError if it refuses now; it is tried again then."""
+        self._keep(panic)
+        if self._daemon.store is not None:
+            self._daemon.store.put_panic(panic)
+        await self._enforcer.hold()
+
+    async def end(self) -> bool:
+        """Put back what has time left; tell whether anything was held."""
+        was_held, self.panic = self.panic is not None, None
+        self._spent = _read_note(self._note)
+        self._delete_note()
+        if self._daemon.store is not None:
+            self._daemon.store.put_resume()
+        if was_held:
+            await self._enforcer.resume()
+            log.warning("panic over, enforcing again bans=%d", len(self._daemon.judge.ledger))
+        return was_held
+
+    def try_out(self, trial: Trial) -> None:
+        """Remember a ban that must be confirmed."""
+        self.trials[trial.network] = trial
+        if self._daemon.store is not None:
+            self._daemon.store.put_trial(trial)
+
+    def settle(self, network: IPNetwork) -> None:
+        """Forget that a ban must be confirmed: it was, it was lifted, or its time is over."""
+        if self.trials.pop(network, None) is not None and self._daemon.store is not None:
+            self._daemon.store.put_trial_end(network)
+
+    async def look(self) -> None:
+        """Take up a panic that was left in a file, end one whose time is over, tell of trials that nobody confirmed."""
+        await self._take_up_note()
+        now = self._daemon.now()
+        if self.panic is not None and self._ends is not None and now >= self._ends:
+            log.warning("panic ends, its time is over by=%r", self.panic.asked_by)
+            await self.end()
+        elif self.panic is not None and now >= self._remind_at:
+            self._say(self.panic)
+        utc = self._daemon.now.utc(now)
+        for trial in [trial for trial in self.trials.values() if trial.deadline <= utc]:
+            log.warning("ban undone, nobody confirmed it network=%s by=%r", trial.network, trial.asked_by)
+            self.settle(trial.network)
+
+    async def recall(self, store: Store) -> None:
+        """Take over what the database says, or a note beside it. Raises StoreError."""
+        if (left := _read_note(self._note)) is not None:
+            self._keep(left)
+        if self.panic is None and (panic := await store.panic()) is not None:
+            self._keep(panic)
+        for trial in await store.trials():
+            self.trials.setdefault(trial.network, trial)
+
+    def tell(self, store: Store) -> None:
+        """Tell a database that may not know it."""
+        if self.panic is not None:
+            store.put_panic(self.panic)
+        for trial in self.trials.values():
+            store.put_trial(trial)
+
+    def words(self) -> str:
+        """Say in a few words what is held; empty if nothing is."""
+        if self.panic is None:
+            return ""
+        if self._ends is None:
+            return "PANIC: nothing is dropped until 'amiwatch resume'"
+        return f"PANIC: nothing is dropped for {duration(max(0.0, self._ends - self._daemon.now()))}"
+
+    def _keep(self, panic: Panic) -> None:
+        now = self._daemon.now()
+        self.panic, self._ends = panic, end_of(panic.at, panic.until, now, self._daemon.now.utc(now) - now)
+        self._enforcer.is_held = True
+        self._say(panic)
+
+    def _say(self, panic: Panic) -> None:
+        self._remind_at = self._daemon.now() + REMIND_TIME
+        log.error("%s by=%r reason=%r", self.words(), panic.asked_by, panic.comment)
+
+    async def _take_up_note(self) -> None:
+        """Begin what somebody could not ask for in the database; the file goes when the database has it."""
+        if (left := _read_note(self._note)) in (None, self._spent):
+            return
+        assert left is not None
+        store = self._daemon.store
+        if self.panic != left:
+            await self.begin(left)
+        elif store is not None and store.is_working and not store.waiting:
+            self._delete_note()
+
+    def _delete_note(self) -> None:
+        with suppress(OSError):
+            self._note.unlink(missing_ok=True)
+
+
+def note_path(database: Path) -> Path:
+    """Return the file in which a panic is left where the database takes none."""
+    return Path(f"{database}.panic")
+
+
+def leave_note(database: Path, panic: Panic) -> None:
+    """Leave a panic for the daemon beside its database. Raises OSError."""
+    path = note_path(database)
+    beginning = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        beginning.write_text(json.dumps(asdict(panic)), encoding="utf-8")
+        beginning.rename(path)
+    except OSError:
+        with suppress(OSError):
+            beginning.unlink()
+        raise
+
+
+def read_note(database: Path) -> Panic | None:
+    """Return the panic that was left beside a database, if there is one."""
+    return _read_note(note_path(database))
+
+
+def _read_note(path: Path) -> Panic | None:
+    try:
+        with path.open("rb") as file:
+            text = file.read(NOTE_LIMIT)
+        at = path.stat().st_mtime
+    except OSError:
+        return None
+    try:
+        found = json.loads(text)
+        until = found["until"]
+        return Panic(
+            float(found["at"]), None if until is None else float(until), str(found["asked_by"]), str(found["comment"])
+        )
+    except (ValueError, TypeError, LookupError):
+        # Whatever stands in it: somebody made this file, which can only mean one thing.
+        return Panic(at, None, "unknown", f"the file {path.name}")
