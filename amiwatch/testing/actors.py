@@ -58,6 +58,9 @@ class Dialogue(NamedTuple):
     """How often its first request is repeated because the answer was lost."""
 
 
+SCANNER_BAR, GUESSER_BAR, SLOW_BAR = 5, 10, 20
+"""Attempts before the ban that are too many: of scanners, of who guesses passwords, and of who is slow or logs in."""
+
 Life = Callable[[Random], Iterator[Dialogue]]
 """What somebody does, in order of time."""
 
@@ -75,6 +78,8 @@ class Actor:
     """Alerts that are right about him."""
     must_alert: bool = False
     """Whether one of these alerts must come."""
+    bar: int = SCANNER_BAR
+    """How many attempts half of the attackers of his kind may make at most before they are banned."""
 
 
 class Sender:

@@ -59,7 +59,7 @@ def mistyper(place: Place) -> Actor:
             at += random.uniform(5, 40)
         yield from registers(send, random, account, 300, begin=at, end=end, has_auth_names=has_auth_names)
 
-    return Actor("mistyper", Role.HONEST, (source,), life)
+    return Actor("mistyper", Role.HONEST, (source,), life, frozenset({"mistyped_password"}))
 
 
 def old_password(place: Place, *, is_trusted: bool) -> Actor:

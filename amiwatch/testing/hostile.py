@@ -16,7 +16,9 @@ from amiwatch.judgement.values import IPAddress
 from amiwatch.testing import honest
 from amiwatch.testing.actors import (
     ANOTHER_GUESS,
+    GUESSER_BAR,
     MINUTE,
+    SLOW_BAR,
     UNKNOWN_GUESS,
     Actor,
     Dialogue,
@@ -88,7 +90,7 @@ def patient(place: Place) -> Actor:
         # Nobody is named there at this pace: it is a phone whose account was deleted, to the last detail.
         alerts = frozenset({"broken_phone", "unknown_carrier"})
         return Actor("slow guesser, never named", Role.UNDECIDABLE, (source,), life, alerts, must_alert=True)
-    return Actor("slow guesser", Role.ATTACKER, (source,), life)
+    return Actor("slow guesser", Role.ATTACKER, (source,), life, bar=SLOW_BAR)
 
 
 def cracker(place: Place, *, has_one_call_id: bool) -> Actor:
@@ -108,7 +110,7 @@ def cracker(place: Place, *, has_one_call_id: bool) -> Actor:
             what: What = ANOTHER_GUESS if has_one_call_id and number else Case.WRONG_PASSWORD
             yield send(at, what, account, session=session, is_attempt=True)
 
-    return Actor("cracker, one call" if has_one_call_id else "cracker", Role.ATTACKER, (source,), life)
+    return Actor("cracker, one call" if has_one_call_id else "cracker", Role.ATTACKER, (source,), life, bar=GUESSER_BAR)
 
 
 def dead_end_cracker(place: Place) -> Actor:
@@ -123,7 +125,7 @@ def dead_end_cracker(place: Place) -> Actor:
         for _, at in paced(random, begin + 0.3, 0.3, 100):
             yield send(at, UNKNOWN_GUESS, "4711", session=session, is_attempt=True)
 
-    return Actor("cracker, no account", Role.ATTACKER, (source,), life)
+    return Actor("cracker, no account", Role.ATTACKER, (source,), life, bar=GUESSER_BAR)
 
 
 def steady_cracker(place: Place) -> Actor:
@@ -152,7 +154,7 @@ def sprayer(place: Place) -> Actor:
         for number, at in paced(random, begin, pause, 60):
             yield send(at, Case.WRONG_PASSWORD, accounts[number % len(accounts)], is_attempt=True)
 
-    return Actor("password sprayer", Role.ATTACKER, (source,), life)
+    return Actor("password sprayer", Role.ATTACKER, (source,), life, bar=GUESSER_BAR)
 
 
 def masquerader(place: Place) -> Actor:
@@ -183,7 +185,7 @@ def manager_guesser(place: Place) -> Actor:
             what = random.choice((Case.AMI_UNKNOWN_USER, Case.AMI_WRONG_SECRET))
             yield send(at, what, random.choice(MANAGERS), is_attempt=True)
 
-    return Actor("manager guesser", Role.ATTACKER, (source,), life)
+    return Actor("manager guesser", Role.ATTACKER, (source,), life, bar=GUESSER_BAR)
 
 
 def campaign(place: Place, hosts: int = 400, *, transport: str = "UDP") -> Actor:
@@ -283,7 +285,7 @@ def insider(place: Place, *, transport: str = "TLS") -> Actor:
         # A stranger may have forged it, or an office may have a phone whose account was deleted.
         alerts = frozenset({"trusted_offender", "broken_phone", "unknown_carrier"})
         return Actor(name, Role.UNDECIDABLE, (source,), life, alerts, must_alert=True)
-    return Actor(name, Role.ATTACKER, (source,), life, frozenset({"trusted_offender"}))
+    return Actor(name, Role.ATTACKER, (source,), life, frozenset({"trusted_offender"}), bar=SLOW_BAR)
 
 
 def inside_guesser(place: Place) -> Actor:

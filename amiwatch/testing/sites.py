@@ -71,7 +71,7 @@ def moved_site(place: Place) -> Actor:
             lives.append(fails(Sender(random, source), random, wrong, broken, 60, begin=begin + 1, end=until))
         return together(*lives)
 
-    alerts = frozenset({"broken_phone", "trusted_offender"})
+    alerts = frozenset({"site_moved", "broken_phone", "trusted_offender"})
     return Actor("site that moved", Role.HONEST, (old, new), life, alerts)
 
 
@@ -96,7 +96,7 @@ def call_centre(place: Place, agents: int = 200) -> Actor:
     def life(random: Random) -> Iterator[Dialogue]:
         return together(*(agent(random, account, is_broken=not at) for at, account in enumerate(accounts)))
 
-    alerts = frozenset({"broken_phone", "trusted_offender"})
+    alerts = frozenset({"broken_phone", "broken_site", "mistyped_password", "shared_address", "trusted_offender"})
     return Actor("call centre", Role.HONEST, (source,), life, alerts)
 
 
@@ -118,7 +118,7 @@ def two_broken_phones(place: Place, *, is_trusted: bool) -> Actor:
         )
 
     name = "two broken phones, trusted site" if is_trusted else "two broken phones, strange site"
-    alerts = frozenset({"broken_phone", "trusted_offender"} if is_trusted else {"broken_phone"})
+    alerts = frozenset({"broken_phone", "broken_site", *(["trusted_offender"] if is_trusted else [])})
     return Actor(name, Role.HONEST, (source,), life, alerts, must_alert=True)
 
 

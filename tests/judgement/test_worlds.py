@@ -5,7 +5,8 @@ import pytest
 from amiwatch.judgement.rules import Policy
 from amiwatch.testing.actors import Role
 from amiwatch.testing.worlds import small
-from bench.judge import ENOUGH, FAIL2BAN, MANY, SIPBAN, Board, Counting, Ours
+from bench.judge import FAIL2BAN, SIPBAN, Counting, Ours
+from bench.scoreboard import ENOUGH, MANY, Board
 
 WORLDS = (
     "carriers and monitors", "dead database", "dead database on the first day", "lost endpoints",
