@@ -8,9 +8,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from amiwatch import __version__
-from amiwatch.judgement.networks import key_network, source_key
+from amiwatch.judgement.networks import key_network
 from amiwatch.notify.systemd import notify, status
-from amiwatch.store.records import AttemptCount, Panic, Status
+from amiwatch.store.history import counts_of
+from amiwatch.store.records import Panic, Status
 from amiwatch.store.writer import Store
 
 if TYPE_CHECKING:
@@ -42,22 +43,7 @@ class Books:
         self._saved_events, self._saved_at = judge.counters.events, perf_counter()
         self._saved_panic = daemon.hold.panic
         shift = daemon.now.utc(0.0)
-        store.put_attempts(
-            AttemptCount(
-                pbx=each.pbx,
-                source=each.source if each.source.version == 4 else key_network(source_key(each.source)),
-                account=each.account,
-                service=each.service,
-                transport=each.transport,
-                outcome=each.outcome,
-                count=each.attempts,
-                first_at=each.first_at + shift,
-                last_at=each.last_at + shift,
-                times=tuple([at + shift for at in each.times]),
-                answers=each.answers,
-            )
-            for each in judge.tally.drain()
-        )
+        store.put_attempts(counts_of(judge.tally.drain(), shift))
         for key, account, at in judge.trust.unsaved():
             until = at + judge.policy.trust_time
             store.put_trust(key_network(key), account, at + shift, until + shift, at + shift)

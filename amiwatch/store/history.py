@@ -1,5 +1,5 @@
 """
-The attempts of the past, in the order in which they came.
+From what the judge counted to rows, and from rows back to attempts in the order in which they came.
 
 Rule 1: rows are never gathered: as many are held as overlap in time.
 """
@@ -7,18 +7,37 @@ Rule 1: rows are never gathered: as many are held as overlap in time.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_network
 from itertools import chain
 from math import inf
 
 from amiwatch.judgement.history import PastAttempt
-from amiwatch.judgement.values import IPNetwork
+from amiwatch.judgement.tally import Sum
+from amiwatch.judgement.values import IPNetwork, source_network
 from amiwatch.store.reader import Reader
-from amiwatch.store.records import TIME_UNIT, AttemptRecord
+from amiwatch.store.records import TIME_UNIT, AttemptCount, AttemptRecord
 
 _Waiting = list[tuple[float, int, Iterator[PastAttempt], PastAttempt]]
 """A heap: the next attempt of each row that was begun, and what comes after it."""
+
+
+def counts_of(sums: Iterable[Sum], shift: float = 0.0) -> Iterator[AttemptCount]:
+    """Yield what is put into the store; ``shift`` is what the judge's clock lacks to the epoch, in seconds."""
+    for one in sums:
+        yield AttemptCount(
+            pbx=one.pbx,
+            source=one.source if one.source.version == 4 else source_network(one.source),
+            account=one.account,
+            service=one.service,
+            transport=one.transport,
+            outcome=one.outcome,
+            count=one.attempts,
+            first_at=one.first_at + shift,
+            last_at=one.last_at + shift,
+            times=tuple([at + shift for at in one.times]),
+            answers=one.answers,
+        )
 
 
 def past_attempts(
