@@ -43,6 +43,8 @@ def carry_out(
     *,
     duration: int | None = None,
     comment: str = "",
+    is_forced: bool = False,
+    confirm: int | None = None,
     patience: float = ANSWER_TIME,
 ) -> None:
     """Have a request carried out, and print its outcome. Raises Refusal, StillWaiting and StoreError."""
@@ -50,7 +52,16 @@ def carry_out(
     is_running = living(path) is not None
     if not is_running:
         schema.prepare(path)
-    request_id = requests.ask(path, verb, target, seconds=duration, comment=visible(comment), by=asker())
+    request_id = requests.ask(
+        path,
+        verb,
+        target,
+        seconds=duration,
+        comment=visible(comment),
+        is_forced=is_forced,
+        confirm=confirm,
+        by=asker(),
+    )
     if not is_running:
         _do_it(settings, request_id)
         patience = 0.0

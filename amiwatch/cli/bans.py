@@ -12,7 +12,8 @@ import typer
 
 from amiwatch.cli.call import network
 from amiwatch.cli.listing import AsCsv, AsJson, Listing, form
-from amiwatch.cli.text import compact, iso, short
+from amiwatch.cli.panic import lasting, words
+from amiwatch.cli.text import compact, complain, iso, short
 from amiwatch.store.reader import Reader
 from amiwatch.store.records import BanRecord
 
@@ -45,6 +46,8 @@ def bans(
         else:
             # Also the ban of a wider network, which holds it.
             found = islice((ban for ban in reader.history(wanted) if has_ended or is_open(ban, now)), limit)
+        if (held := lasting(reader.path, now, reader)) is not None:
+            complain(words(held))
         count = ban_listing(now, target).show(found, shape)
     if target and not count:
         raise typer.Exit(1)

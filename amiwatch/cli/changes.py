@@ -1,4 +1,4 @@
-"""``ban``, ``unban``, ``allow``, ``disallow``, ``forget``: what people ask for."""
+"""``ban``, ``confirm``, ``unban``, ``allow``, ``disallow``, ``forget``: what people ask for."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from amiwatch.cli.asking import PATIENT_TIME, carry_out
 from amiwatch.cli.bans import open_networks
 from amiwatch.cli.call import Call, Comment, network, seconds
 from amiwatch.cli.listing import AsCsv, AsJson, Form, Listing, form
+from amiwatch.cli.ssh import callers
 from amiwatch.cli.text import compact, iso, short
-from amiwatch.errors import AmiwatchError, UsageError
+from amiwatch.errors import AmiwatchError, Refusal, UsageError
 from amiwatch.judgement.values import IPNetwork
 from amiwatch.store.reader import Reader
-from amiwatch.store.records import AllowEntry
+from amiwatch.store.records import FOR_EVER, AllowEntry
 
 COMPLETIONS = 100
 """Networks offered for completion: more nobody reads."""
@@ -31,15 +32,17 @@ NAMES_TIME = 15.0
 
 EVER = ("ever", "forever", "for ever")
 
+FORCE_IT = "say --force if you mean it, and --confirm 60s to have it undone if you are wrong"
+
 Target = Annotated[str, typer.Argument(metavar="ADDRESS|NETWORK", help="For example 203.0.113.7 or 203.0.113.0/24.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
 
 def _duration(text: str | None) -> int | None:
-    """Read ``--for``: seconds, 0 for ever, None for the default."""
+    """Read ``--for``: seconds, ``FOR_EVER``, None for the default."""
     if text is None:
         return None
-    return 0 if text.strip().lower() in EVER else seconds(text)
+    return FOR_EVER if text.strip().lower() in EVER else seconds(text)
 
 
 def ban(
@@ -49,11 +52,52 @@ def ban(
         str | None,
         typer.Option("--for", metavar="DURATION", help="2h, 7d, ever; otherwise as for a first offence."),
     ] = None,
+    confirm: Annotated[
+        str | None,
+        typer.Option("--confirm", metavar="DURATION", help="60s: undone after that unless 'amiwatch confirm' comes."),
+    ] = None,
+    is_forced: Annotated[
+        bool, typer.Option("--force", help="Also if it is allowlisted, wide, or where you are logged in from.")
+    ] = False,
     comment: Comment = "",
 ) -> None:
-    """Ban an address or a network by hand."""
+    """
+    Ban an address or a network by hand.
+
+    Refused if it covers whoever asks, the gateway, a name server or the allowlist, or is wider than a /16 (IPv6: /32).
+    """
     wanted, how_long = network(target), _duration(duration)
-    carry_out(context.obj.settings(), "ban", str(wanted), duration=how_long, comment=comment)
+    trial = seconds(confirm) if confirm else None
+    if not is_forced:
+        _spare_caller(wanted)
+    carry_out(
+        context.obj.settings(),
+        "ban",
+        str(wanted),
+        duration=how_long,
+        comment=comment,
+        is_forced=is_forced,
+        confirm=trial,
+    )
+
+
+def _spare_caller(wanted: IPNetwork) -> None:
+    """Raise Refusal if whoever asks is logged in from there."""
+    for address in callers():
+        if address in wanted:
+            raise Refusal(f"{wanted} is not banned: you are logged in from {address}; {FORCE_IT}.")
+
+
+def confirm_ban(
+    context: typer.Context,
+    target: Annotated[str, typer.Argument(metavar="[ADDRESS|NETWORK]", help="Which; otherwise all that wait.")] = "",
+) -> None:
+    """
+    Confirm a ban that was made with --confirm.
+
+    It lasts as long as was asked for then.
+    """
+    carry_out(context.obj.settings(), "confirm", str(network(target)) if target else "")
 
 
 def complete_banned(incomplete: str) -> list[str]:

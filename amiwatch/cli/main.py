@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from amiwatch import __version__
-from amiwatch.cli import bans, changes, check, events, firewall, running, status, why
+from amiwatch.cli import bans, changes, check, events, firewall, panic, running, status, why
 from amiwatch.cli.call import Call
 from amiwatch.cli.text import complain
 from amiwatch.errors import AmiwatchError, StoreError, UsageError
@@ -108,9 +108,12 @@ app.command()(bans.bans)
 app.command()(why.why)
 app.command()(events.events)
 app.command()(changes.ban)
+app.command("confirm")(changes.confirm_ban)
 app.command()(changes.unban)
 app.command()(changes.allow)
 app.command()(changes.disallow)
+app.command()(panic.panic)
+app.command()(panic.resume)
 app.add_typer(firewall.app, name="firewall")
 app.command()(changes.forget)
 

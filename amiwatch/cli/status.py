@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from amiwatch.cli.asking import has_process, is_alive
+from amiwatch.cli.panic import lasting, record, words
 from amiwatch.cli.text import compact, counted, iso, local, strong, visible
 from amiwatch.errors import AmiError, Refusal
 from amiwatch.firewall.base import SetState
 from amiwatch.store.reader import Reader
-from amiwatch.store.records import GapRecord, Status
+from amiwatch.store.records import GapRecord, Panic, Status
 
 if TYPE_CHECKING:
     from amiwatch.config import Settings
@@ -58,6 +59,7 @@ class View:
     links: list[LinkNow]
     gaps: list[GapRecord]
     bans: int
+    panic: Panic | None
     sets: list[SetState] | None
     """None: may not be read, or there are none in a dry run."""
 
@@ -106,6 +108,7 @@ def look(settings: Settings) -> View:
             links=_links(reader, found) if found else [],
             gaps=[gap for gap in reader.gaps(limit=LINK_ROWS) if gap.ended_at is None],
             bans=sum(1 for _ in reader.bans(open_at=now)),
+            panic=lasting(settings.database, now, reader),
             sets=kernel_sets(settings),
         )
 
@@ -147,6 +150,8 @@ def kernel_sets(settings: Settings) -> list[SetState] | None:
 
 
 def _lines(view: View) -> Iterator[str]:
+    if view.panic is not None:
+        yield strong(words(view.panic), "red")
     if view.status is None:
         yield "No daemon has ever run on this database."
     else:
@@ -159,7 +164,7 @@ def _lines(view: View) -> Iterator[str]:
             yield f"{'':<12} {visible(link.detail)}"
     for gap in view.gaps:
         yield f"{'gap':<12} nothing heard of {visible(gap.pbx)} since {local(gap.began_at)}: {visible(gap.reason)}"
-    yield f"{'bans':<12} {view.bans} open"
+    yield f"{'bans':<12} {view.bans} open{'' if view.panic is None else ', all held'}"
     for state in view.sets or []:
         warning = "" if state.references else "  NO RULE USES IT: nothing is dropped (amiwatch firewall install)"
         yield f"{'set':<12} {state.name}: {state.count} of {state.capacity}{warning}"
@@ -204,6 +209,7 @@ def _record(view: View) -> dict[str, object]:
         "started": iso(found.started_at) if found else None,
         "heartbeat": iso(found.heartbeat_at) if found else None,
         "bans": view.bans,
+        "panic": record(view.panic),
         "links": [{**asdict(link), "since": iso(link.since)} for link in view.links],
         "gaps": [{"pbx": gap.pbx, "began": iso(gap.began_at), "reason": gap.reason} for gap in view.gaps],
         "sets": None if view.sets is None else [asdict(state) for state in view.sets],
