@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from amiwatch.judgement.values import IPNetwork
+
+T = TypeVar("T")
 
 MAX_TIMEOUT = 2_147_483
 """Longest timeout of a kernel set entry, in seconds (ip_set.h: UINT_MAX >> 1 milliseconds)."""
@@ -94,8 +97,18 @@ class Firewall(Protocol):
     async def has(self, network: IPNetwork) -> bool:
         """Ask the kernel whether exactly this network is in its set."""
 
+    async def entry(self, network: IPNetwork) -> Entry | None:
+        """Read the entry of exactly this network, with what it counted; None if it is not in its set."""
+
     async def states(self) -> list[SetState]:
         """Read the headers of our sets (cheap). A set that is missing is missing from the list."""
+
+
+def parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Cut into lists, each when it is its turn: a million entries are never walked in one go."""
+    remaining = iter(items)
+    while part := list(itertools.islice(remaining, size)):
+        yield part
 
 
 @contextlib.contextmanager

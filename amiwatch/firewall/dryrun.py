@@ -70,6 +70,9 @@ class DryRunFirewall:
     async def has(self, network: IPNetwork) -> bool:
         return network in self._alive(network.version)
 
+    async def entry(self, network: IPNetwork) -> Entry | None:
+        return next((one for one in await self.entries() if one.network == network), None)
+
     async def states(self) -> list[SetState]:
         return [
             SetState(

@@ -7,13 +7,12 @@ Only sets named after our prefix are read or changed. Whether packets are droppe
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from amiwatch.errors import FirewallError
 from amiwatch.firewall import ipset_wire as wire
-from amiwatch.firewall.base import DEFAULT_CAPACITY, Entry, SetState, collector_paused
+from amiwatch.firewall.base import DEFAULT_CAPACITY, Entry, SetState, collector_paused, parts
 from amiwatch.firewall.ipset_socket import IpsetSocket, refusal
 from amiwatch.firewall.names import checked_prefix, set_name, spare_name
 from amiwatch.judgement.values import IPNetwork
@@ -51,7 +50,7 @@ class IpsetFirewall:
 
     async def add(self, entries: Sequence[Entry]) -> list[Entry]:
         rejected = []
-        for part in _parts(entries):
+        for part in parts(entries, BATCH):
             for entry in part:
                 _refuse_everything(entry.network)
             for family, group in _by_family(part):
@@ -67,7 +66,7 @@ class IpsetFirewall:
         return answer is not None and not answer.code
 
     async def remove(self, networks: Iterable[IPNetwork]) -> None:
-        for part in _parts(Entry(network, None) for network in networks if network.prefixlen):
+        for part in parts((Entry(network, None) for network in networks if network.prefixlen), BATCH):
             for family, group in _by_family(part):
                 answer = await self._change(wire.DELETE, family, group)
                 if answer.code not in (0, wire.MISSING):
@@ -90,6 +89,12 @@ class IpsetFirewall:
             if await self._covers(network.supernet(new_prefix=prefix)):
                 return any(entry.network == network for entry in await self._entries(self._set(family)))
         return True
+
+    async def entry(self, network: IPNetwork) -> Entry | None:
+        # The kernel's ipset has no question for one entry that brings its counters.
+        if not await self._covers(network):
+            return None
+        return next((one for one in await self._entries(self._set(network.version)) if one.network == network), None)
 
     async def states(self) -> list[SetState]:
         found = []
@@ -214,13 +219,6 @@ class IpsetFirewall:
         code = await self._socket.listen(message, take)
         if code not in (0, wire.MISSING):
             raise refusal(code, f"list the set {name!r}")
-
-
-def _parts(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    """Cut into what one message takes, when it is its turn: a million entries are never walked in one go."""
-    remaining = iter(entries)
-    while part := list(itertools.islice(remaining, BATCH)):
-        yield part
 
 
 def _by_family(entries: Sequence[Entry]) -> Iterator[tuple[int, list[Entry]]]:

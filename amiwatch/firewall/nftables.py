@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 from amiwatch.errors import FirewallError
 from amiwatch.firewall import libnftables
 from amiwatch.firewall import nftables_wire as wire
-from amiwatch.firewall.base import DEFAULT_CAPACITY, Entry, SetState, collector_paused
+from amiwatch.firewall.base import DEFAULT_CAPACITY, Entry, SetState, collector_paused, parts
 from amiwatch.firewall.names import checked_prefix, set_name
 from amiwatch.firewall.nftables_socket import NftablesSocket, refusal
 from amiwatch.firewall.nftables_table import (
@@ -85,7 +85,7 @@ class NftablesFirewall:
 
     async def add(self, entries: Sequence[Entry]) -> list[Entry]:
         rejected: list[Entry] = []
-        for part in _parts(entries):
+        for part in parts(entries, PART):
             for entry in part:
                 _refuse_everything(entry.network)
             rejected += await self._in_thread(partial(self._put, part))
@@ -108,7 +108,7 @@ class NftablesFirewall:
             self._lock.release()
 
     async def remove(self, networks: Iterable[IPNetwork]) -> None:
-        for part in _parts(Entry(network, None) for network in networks if network.prefixlen):
+        for part in parts((Entry(network, None) for network in networks if network.prefixlen), PART):
             await self._in_thread(partial(self._take, part))
 
     async def clear(self) -> None:
@@ -130,10 +130,13 @@ class NftablesFirewall:
         return found
 
     async def has(self, network: IPNetwork) -> bool:
+        return await self.entry(network) is not None
+
+    async def entry(self, network: IPNetwork) -> Entry | None:
         if not network.prefixlen:
-            return False
+            return None
         with NftablesSocket(self.prefix) as socket:
-            return self._found(socket, network) is not None
+            return self._found(socket, network)
 
     async def states(self) -> list[SetState]:
         with NftablesSocket(self.prefix) as socket:
@@ -205,7 +208,7 @@ class NftablesFirewall:
                 )
         libnftables.run(script_for_rebuild(self.prefix, self.maxelem, list(table.sets)))
         self._widths = set(table.sets)
-        for part in _parts(kept):
+        for part in parts(kept, PART):
             self._put(part)
         log.warning("sets rebuilt table=%s maxelem=%d entries=%d", self.prefix, self.maxelem, len(kept))
 
@@ -220,7 +223,7 @@ class NftablesFirewall:
             return []
         newest = {entry.network: entry for entry in part}
         rejected = self._crowded_out([network for network in newest if Width.of(network) not in WIDTHS])
-        for few in _parts([entry for entry in newest.values() if entry.network not in rejected], SINGLY):
+        for few in parts([entry for entry in newest.values() if entry.network not in rejected], SINGLY):
             rejected |= self._put_singly(few)
         self._may_hurry = not rejected
         return [entry for entry in part if entry.network in rejected]
@@ -294,7 +297,7 @@ class NftablesFirewall:
 
     def _changes(self, command: int, groups: Mapping[Width, Sequence[Entry]]) -> list[wire.Change]:
         return [
-            self._change(command, width, few) for width, group in groups.items() for few in _parts(group, wire.LONGEST)
+            self._change(command, width, few) for width, group in groups.items() for few in parts(group, wire.LONGEST)
         ]
 
     def _restless(self) -> FirewallError:
@@ -371,13 +374,6 @@ def _grouped(entries: Iterable[Entry]) -> dict[Width, list[Entry]]:
     for entry in entries:
         groups.setdefault(Width.of(entry.network), []).append(entry)
     return groups
-
-
-def _parts(entries: Iterable[Entry], size: int = PART) -> Iterator[list[Entry]]:
-    """Cut into what one message takes, when it is its turn: a million entries are never walked in one go."""
-    remaining = iter(entries)
-    while part := list(itertools.islice(remaining, size)):
-        yield part
 
 
 def _refuse_everything(network: IPNetwork) -> None:

@@ -59,6 +59,15 @@ async def test_a_network_is_asked_for_exactly(firewall):
         assert not await firewall.has(ip_network(stranger)), stranger
 
 
+async def test_one_entry_is_read_exactly(firewall):
+    await firewall.add([Entry(OFFICE, None), Entry(SITE, 600), Entry(HOST, 600)])
+
+    assert await firewall.entry(OFFICE) == Entry(OFFICE, None)
+    assert (await firewall.entry(SITE)).seconds in (599, 600)
+    for stranger in ("203.0.113.9", "203.0.113.0/25", "2001:db8:7::1", "0.0.0.0/0", "::/0"):
+        assert await firewall.entry(ip_network(stranger)) is None, stranger
+
+
 async def test_an_address_and_the_network_around_it_are_two_entries(firewall):
     await firewall.add([Entry(OFFICE, 600), Entry(ip_network("203.0.113.9"), 600)])
     assert await firewall.has(ip_network("203.0.113.9"))
