@@ -2,6 +2,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import fields, replace
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -18,7 +19,7 @@ from amiwatch.config.written import described, example, rules_table, settings_ta
 from amiwatch.errors import ConfigurationError
 from amiwatch.firewall.names import checked_prefix
 from amiwatch.firewall.scope import EVERYTHING, VOIP_PORTS, Scope
-from amiwatch.judgement.rules import CLOSED, OFFICE, Policy
+from amiwatch.judgement.rules import CLOSED, OFFICE, POLICIES, Policy
 from amiwatch.judgement.sources import HISTORY
 
 ROOT = Path(__file__).parent.parent
@@ -274,7 +275,7 @@ def test_a_group_is_no_setting(mistakes):
         ("RECONCILE_TIME", "2h", "'2h' is out of range; write 1s to 1h"),
         ("KEEP", "5m", "'5m' is out of range; write 1h to 3650d"),
         ("TRUST_TIME", "0s", None),
-        ("POLICY", "open", "'open' is not known; write one of office, closed"),
+        ("POLICY", "open", "'open' is not known; write one of office, closed, carrier"),
         ("PORTS", "all,5060", "'all,5060' names no ports; write voip, all, or for example 5060,5061,10000-20000"),
         ("PORTS", "0", "'0' is no port; write 5060, 5060-5069 or 5060/udp, between 1 and 65535"),
         ("PORTS", "9-5", "'9-5' is no port; write 5060, 5060-5069 or 5060/udp, between 1 and 65535"),
@@ -400,12 +401,53 @@ def test_host_bits_are_cut_off_and_said(read, tmp_path):
 
 
 def test_rows_of_the_policy_are_changed_and_switched_off_one_by_one(read):
-    policy = read(RULES__SCAN__LIMIT="7", RULES__SCAN__FIND_TIME="1h", RULES__GUESS__LIMIT="0").judgement_policy()
+    policy = read(
+        RULES__SCAN__LIMIT="7",
+        RULES__SCAN__FIND_TIME="1h",
+        RULES__GUESS__LIMIT="0",
+        RULES__ATTEMPTS__UNPROVEN_LIMIT="11",
+        RULES__ATTEMPTS_DAY__UNPROVEN_LIMIT="0",
+        RULES__ONE_ACCOUNT__LIMIT="6",
+    ).judgement_policy()
     rules = {rule.name: rule for rule in policy.rules}
     before = {rule.name: rule for rule in OFFICE}
-    assert (rules["scan"].limit, rules["scan"].find_time, rules["scan"].unless) == (7, 3600, before["scan"].unless)
-    assert rules.keys() == before.keys() - {"guess"}
-    assert all(rules[name] == before[name] for name in rules if name != "scan")
+    scan = before["scan"]
+    assert rules["scan"] == replace(scan, limit=7, unproven_limit=7 + scan.unproven_limit - scan.limit, find_time=3600)
+    assert rules["guess"].limit == 0
+    assert rules["attempts"] == replace(before["attempts"], unproven_limit=11)
+    assert rules["attempts_day"] == replace(before["attempts_day"], unproven_limit=0)
+    assert rules["one_account"] == replace(before["one_account"], limit=6, unproven_limit=6)
+    changed = {"scan", "guess", "attempts", "attempts_day", "one_account"}
+    assert all(rules[name] == before[name] for name in before.keys() - changed)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_number_of_every_row_of_every_policy_can_be_set(read, policy):
+    numbers = {
+        f"RULES__{rule.name.upper()}__{name}": value
+        for rule in OFFICE
+        for name, value in (("LIMIT", "2"), ("UNPROVEN_LIMIT", "3"), ("FIND_TIME", "77s"))
+    }
+    rules = read(POLICY=policy, **numbers).judgement_policy().rules
+    assert {(rule.limit, rule.unproven_limit, rule.find_time) for rule in rules} == {(2, 3, 77)}
+
+
+def test_every_number_of_the_policy_has_a_setting():
+    called = {
+        "name": "policy",
+        "ladder": "ban_time",
+        "unproven_ladder": "unproven_ban_time",
+        "unproven_entries": "unproven_share",
+        "jitter": "ban_jitter",
+    }
+    assert {called.get(each.name, each.name) for each in fields(Policy)} <= Settings.model_fields.keys()
+
+
+def test_evidence_that_could_be_forged_must_not_ban_sooner(mistakes):
+    assert mistakes(RULES__SCAN__UNPROVEN_LIMIT="3") == [
+        "AMIWATCH_RULES__SCAN__UNPROVEN_LIMIT: 3 is less than the limit 4, but what could be forged must not ban "
+        "sooner; write 4 or more, or 0"
+    ]
 
 
 def test_every_number_of_the_judgement_can_be_set(read):
@@ -417,7 +459,10 @@ def test_every_number_of_the_judgement_can_be_set(read):
         TRUST_TIME="2d",
         TRUST_FACTOR="2",
         ANSWER_TIME="9",
+        UNPROVEN_BAN_TIME="30",
         UNPROVEN_BANS="10",
+        UNPROVEN_SHARE="0.25",
+        SET_SIZE="1000",
         TRIPWIRES="2000, The Boss",
         BAN_CHAN_SIP="on",
         MAX_SOURCES="500",
@@ -433,7 +478,9 @@ def test_every_number_of_the_judgement_can_be_set(read):
         trust_time=172800,
         trust_factor=2,
         answer_time=9,
+        unproven_ladder=(30,),
         unproven_bans=10,
+        unproven_entries=250,
         tripwires=frozenset({"2000", "The Boss"}),
         ban_chan_sip=True,
         max_sources=500,

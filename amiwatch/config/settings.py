@@ -26,7 +26,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from amiwatch.config import texts
 from amiwatch.config.texts import Allowlist, Mistakes
 from amiwatch.errors import ConfigurationError
-from amiwatch.judgement.rules import POLICIES, Measure, Policy
+from amiwatch.judgement.rules import POLICIES, Measure, Policy, Rule
 from amiwatch.judgement.sources import HISTORY
 
 PREFIX = "AMIWATCH_"
@@ -111,7 +111,20 @@ class RuleSettings(BaseModel):
         default=None,
         description=f"How many of what the rule counts make an offender (1 to {HISTORY}); 0 switches it off.",
     )
+    unproven_limit: Annotated[int, texts.whole(0, HISTORY)] | None = Field(
+        default=None,
+        description="The same where forged UDP packets could be among them, not less; 0 lets only proven ones ban.",
+    )
     find_time: Seconds | None = Field(default=None, description="Duration within which they are counted.")
+
+    def changed(self, rule: Rule) -> Rule:
+        """Return the row with these numbers; a limit that is set alone moves the other one with it."""
+        limit = rule.limit if self.limit is None else self.limit
+        moved = rule.unproven_limit and min(HISTORY, rule.unproven_limit + limit - rule.limit)
+        if self.limit and not rule.limit:
+            moved = limit  # a row that was off
+        unproven_limit = moved if self.unproven_limit is None else self.unproven_limit
+        return replace(rule, limit=limit, unproven_limit=unproven_limit, find_time=self.find_time or rule.find_time)
 
 
 class Settings(BaseSettings):
@@ -168,7 +181,8 @@ class Settings(BaseSettings):
     allow_private: Flag = Field(default=False, description="Never ban private networks (RFC 1918, RFC 4193).")
     policy: Annotated[str, texts.one_of(POLICIES)] = Field(
         default=POLICY.name,
-        description="`office` for most; `closed` where every phone is known: the first unknown account bans.",
+        description="`office` for most; `closed` where every phone is known: one unknown account bans; `carrier` where "
+        "many customers share an address: counts guesses by account.",
     )
     rules: dict[Annotated[str, BeforeValidator(_rule_name)], RuleSettings] = Field(
         default={}, description="Rows of the policy that are changed."
@@ -193,9 +207,17 @@ class Settings(BaseSettings):
     answer_time: Seconds = Field(
         default=POLICY.answer_time, description="Duration for which a challenge may stay unanswered before it counts."
     )
+    unproven_ban_time: Annotated[tuple[int, ...], BeforeValidator(texts.ladder), DURATION] = Field(
+        default=POLICY.unproven_ladder,
+        description="The same for bans on evidence that forged UDP packets could make; never longer than those.",
+    )
     unproven_bans: Annotated[int, texts.whole(0)] = Field(
         default=POLICY.unproven_bans,
         description="Most new bans per minute on evidence that forged UDP packets could make.",
+    )
+    unproven_share: Annotated[float, BeforeValidator(texts.share)] = Field(
+        default=0.5,
+        description="Share (0 to 0.9) of `SET_SIZE` that bans on such evidence may fill; the rest is for proven ones.",
     )
     tripwires: Annotated[frozenset[str], BeforeValidator(texts.accounts)] = Field(
         default=POLICY.tripwires,
@@ -253,22 +275,18 @@ class Settings(BaseSettings):
 
     def judgement_policy(self) -> Policy:
         """Return the policy in force: the chosen one with the overrides."""
-        rules = []
-        for rule in POLICIES[self.policy]:
-            change = self.rules.get(rule.name, RuleSettings())
-            limit = rule.limit if change.limit is None else change.limit
-            if limit:
-                rules.append(replace(rule, limit=limit, find_time=change.find_time or rule.find_time))
         return Policy(
             name=self.policy,
-            rules=tuple(rules),
+            rules=tuple(self.rules.get(rule.name, RuleSettings()).changed(rule) for rule in POLICIES[self.policy]),
             ladder=self.ban_time,
+            unproven_ladder=self.unproven_ban_time,
             jitter=self.ban_jitter,
             decay=self.decay,
             trust_time=self.trust_time,
             trust_factor=self.trust_factor,
             answer_time=self.answer_time,
             unproven_bans=self.unproven_bans,
+            unproven_entries=int(self.unproven_share * self.set_size),
             tripwires=self.tripwires,
             ban_chan_sip=self.ban_chan_sip,
             max_sources=self.max_sources,
@@ -282,12 +300,17 @@ class Settings(BaseSettings):
         names = [one.name for _, one in self.by_path()]
         if len(set(names)) < len(names):
             sentences.append(f"{PREFIX}PBX: two Asterisks have the same name; the names are {', '.join(names)}")
-        sentences += [
-            f"{PREFIX}TRUST_FACTOR: {self.trust_factor} times the limit {rule.limit} of the rule {rule.name!r} is more "
-            f"than the {HISTORY} attempts that are kept of a source"
-            for rule in self.judgement_policy().rules
-            if rule.measure is Measure.ACCOUNTS and rule.limit * self.trust_factor > HISTORY
-        ]
+        for rule in self.judgement_policy().rules:
+            if rule.measure is Measure.ACCOUNTS and rule.limit * self.trust_factor > HISTORY:
+                sentences.append(
+                    f"{PREFIX}TRUST_FACTOR: {self.trust_factor} times the limit {rule.limit} of the rule "
+                    f"{rule.name!r} is more than the {HISTORY} attempts that are kept of a source"
+                )
+            if 0 < rule.unproven_limit < rule.limit:
+                sentences.append(
+                    f"{variable(('rules', rule.name, 'unproven_limit'))}: {rule.unproven_limit} is less than the limit "
+                    f"{rule.limit}, but what could be forged must not ban sooner; write {rule.limit} or more, or 0"
+                )
         if sentences:
             raise Mistakes(sentences)
         return self

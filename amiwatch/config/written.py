@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from amiwatch.config.settings import DURATION, GROUPS, POLICY, RULES, AmiSettings, Settings, variable
 from amiwatch.config.texts import Allowlist, duration_text
-from amiwatch.judgement.rules import POLICIES, Measure
+from amiwatch.judgement.rules import POLICIES, Measure, Rule
 from amiwatch.judgement.sources import HISTORY
 
 COUNTED = {
@@ -19,6 +19,7 @@ COUNTED = {
     Measure.UNANSWERED: "challenges that nobody answered",
     Measure.AMI: "failed logins to the manager",
     Measure.TRIPWIRE: "attempts on tripwire accounts",
+    Measure.ONE_ACCOUNT: "passwords on one account that exists",
 }
 """What a rule counts, in words."""
 
@@ -51,6 +52,8 @@ def described() -> Iterator[Described]:
     for rule in POLICY.rules:
         limit = f"How many {COUNTED[rule.measure]} make a source an offender, at most {HISTORY}; 0 switches it off."
         yield Described(("rules", rule.name, "limit"), str(rule.limit), limit)
+        more = "The same where forged UDP packets could be among them, not less; 0 lets only proven ones ban."
+        yield Described(("rules", rule.name, "unproven_limit"), str(rule.unproven_limit), more)
         since = "Duration within which they are counted."
         yield Described(("rules", rule.name, "find_time"), duration_text(rule.find_time), since)
 
@@ -98,8 +101,15 @@ def rules_table() -> str:
     lines = [f"| rule | counts | {' | '.join(POLICIES)} |", f"|---|---|{'---|' * len(POLICIES)}"]
     by_name = [{rule.name: rule for rule in rules} for rules in POLICIES.values()]
     for name in RULES:
-        found = [rules.get(name) for rules in by_name]
-        counts = next(COUNTED[rule.measure] for rule in found if rule)
-        cells = [f"{rule.limit} in {duration_text(rule.find_time)}" if rule else "–" for rule in found]
+        found = [rules[name] for rules in by_name]
+        counts = COUNTED[found[0].measure]
+        cells = [_cell(rule) for rule in found]
         lines.append(f"| `{name}` | {counts} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cell(rule: Rule) -> str:
+    if not rule.limit:
+        return "off"
+    limits = str(rule.limit) if rule.unproven_limit == rule.limit else f"{rule.limit}, {rule.unproven_limit}"
+    return f"{limits} in {duration_text(rule.find_time)}"

@@ -91,6 +91,7 @@ class Judge:
         self._verdicts.adopt(policy)
         self.sources.limit = policy.max_sources
         self._longest = longest(policy.rules)
+        self._counts_each = any(rule.measure is Measure.ONE_ACCOUNT and rule.limit for rule in policy.rules)
         self._tripwires = frozenset(name.casefold() for name in policy.tripwires)
 
     def allow(self, networks: Mapping[IPNetwork, str]) -> None:
@@ -323,12 +324,14 @@ class Judge:
         if source.total > 1:
             self.sources.touch(key, source)
         changed = [_MEASURES[dialogue_is]] if dialogue_is in _MEASURES else []
+        if dialogue_is == "guess" and self._counts_each:
+            changed.append(Measure.ONE_ACCOUNT)
         if account is not None:
             changed.append(Measure.ACCOUNTS)
         if self._tripwires and (account if account is not None else event.account).casefold() in self._tripwires:
             changed.append(Measure.TRIPWIRE)
         for measure in (Measure.ATTEMPTS, *changed):
-            source.note(measure, now, is_proven=is_proven, account=account or "")
+            source.note(measure, now, is_proven=is_proven, account=event.account if account is None else account)
         self.sources.weigh(key, source)
         judged = self._verdicts.judge(key, source, event, now, (*reversed(changed), Measure.ATTEMPTS))
         return (*said, *judged) if said else judged

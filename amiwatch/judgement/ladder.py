@@ -2,6 +2,8 @@
 The ban ladder: how long an offender stays out.
 
 Rule 1: each offence climbs one rung; each quiet ``decay`` goes one down.
+
+Rule 2: there is one memory and two ladders: a ban on unproven evidence is shorter on the same rung.
 """
 
 from __future__ import annotations
@@ -29,10 +31,11 @@ class Ladder:
         level, last = self._offenders.get(key, (0, now))
         return max(0, level - int(max(0.0, now - last) // self.policy.decay))
 
-    def climb(self, key: int, now: float) -> tuple[int, int]:
+    def climb(self, key: int, now: float, *, is_proven: bool = True) -> tuple[int, int]:
         """Put a source one rung up; return the rung and the seconds of its ban."""
-        level = min(self.level(key, now) + 1, len(self.policy.ladder))
-        seconds = self.policy.ladder[level - 1]
+        ladder, unproven = self.policy.ladder, self.policy.unproven_ladder
+        level = min(self.level(key, now) + 1, max(len(ladder), len(unproven)))
+        seconds = _rung(ladder, level) if is_proven else min(_rung(ladder, level), _rung(unproven, level))
         jitter = self.policy.jitter
         seconds = max(1, round(seconds * self._random.uniform(1 - jitter, 1 + jitter)))
         self.remember(key, level, now + seconds)
@@ -48,3 +51,7 @@ class Ladder:
     def forget(self, key: int) -> None:
         """Forget the offences of a source (an unban: somebody decided that it was none)."""
         self._offenders.pop(key, None)
+
+
+def _rung(ladder: tuple[int, ...], level: int) -> int:
+    return ladder[min(level, len(ladder)) - 1]

@@ -27,6 +27,8 @@ class Ledger:
         """Heap of ends, each with the key of a source or a number and a network. An entry that was lifted or prolonged
         since is skipped when it comes up."""
         self._serial = 0
+        self.unproven: set[IPNetwork | int] = set()
+        """Those that rest on unproven evidence: keys of sources, or networks."""
 
     def __len__(self) -> int:
         return len(self._sources) + len(self._networks)
@@ -34,10 +36,11 @@ class Ledger:
     def __contains__(self, network: IPNetwork) -> bool:
         return self.until(network) is not None
 
-    def put(self, network: IPNetwork, until: float | None) -> None:
+    def put(self, network: IPNetwork, until: float | None, *, is_proven: bool = True) -> None:
         """Want this network dropped until then; None is for ever. A later call replaces an earlier one."""
         end = inf if until is None else until
         key = _single(network)
+        (self.unproven.discard if is_proven else self.unproven.add)(network if key is None else key)
         if key is None:
             self._networks.put(network, end)
         else:
@@ -49,6 +52,7 @@ class Ledger:
     def drop(self, network: IPNetwork) -> bool:
         """Want exactly this network no longer; tell whether it was there."""
         key = _single(network)
+        self.unproven.discard(network if key is None else key)
         if key is None:
             return self._networks.pop(network) is not None
         return self._sources.pop(key, None) is not None

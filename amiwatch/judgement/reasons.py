@@ -20,6 +20,7 @@ _NOUNS = {
     Measure.UNANSWERED: ("unanswered challenge", "unanswered challenges"),
     Measure.AMI: ("failed manager login", "failed manager logins"),
     Measure.TRIPWIRE: ("attempt on a tripwire account", "attempts on tripwire accounts"),
+    Measure.ONE_ACCOUNT: ("password guess on one account", "password guesses on one account"),
 }
 
 
@@ -101,6 +102,14 @@ def allowed_reason(source: Source, rule: Rule, now: float, allowed: tuple[IPNetw
 def ceiling_reason(limit: int) -> str:
     """Say that bans are held back."""
     return f"more than {limit} new bans a minute on evidence that forged UDP packets could make: held back"
+
+
+def share_reason(limit: int) -> str:
+    """Say that bans are held back until others end."""
+    return (
+        f"{limit} bans on evidence that forged UDP packets could make are in force, their share of the set: "
+        "more of them are held back until some end; proven attackers are still banned"
+    )
 
 
 def alerts_reason(limit: int) -> str:

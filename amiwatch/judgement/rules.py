@@ -5,6 +5,9 @@ Rule 1: everything that decides about a ban is a row or a number in this file; `
 
 Rule 2: a limit counts distinct attempts or distinct accounts of one source, never events. All windows run at once.
 
+Rule 3: evidence has classes. *Proven* evidence came over TCP, TLS, WS, WSS or AMI; *unproven* evidence (UDP) could be a
+stranger's forged packets, so it needs more, and its bans are shorter and have ceilings. That of chan_sip is worthless.
+
 The numbers start from what operators use (FreePBX 8 in 10 min, Grandstream 5 in 10 min, Brekeke 60 in 3 days,
 sipcheck 5 in 1 h); each can be changed by a setting.
 """
@@ -32,6 +35,8 @@ class Measure(IntEnum):
     """Failed logins to the manager itself."""
     TRIPWIRE = auto()
     """Attempts on an account of the tripwire list."""
+    ONE_ACCOUNT = auto()
+    """Passwords tried on one and the same account that exists and for which the source has no trust."""
 
 
 class Unless(StrEnum):
@@ -47,58 +52,92 @@ class Unless(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """At least ``limit`` of ``measure`` within ``find_time`` seconds make an offender."""
+    """So many of ``measure`` within ``find_time`` seconds make an offender."""
 
     name: str
     measure: Measure
     limit: int
+    """How many of them, if they are proven; 0 switches the row off."""
+    unproven_limit: int
+    """How many of them in all, at least ``limit``; 0 lets only proven ones ban."""
     find_time: int
     unless: frozenset[Unless] = frozenset()
 
 
-def _rule(name: str, measure: Measure, limit: int, find_time: int, *unless: Unless) -> Rule:
-    return Rule(name, measure, limit, find_time, frozenset(unless))
+def _rule(name: str, measure: Measure, limits: tuple[int, int], find_time: int, *unless: Unless) -> Rule:
+    return Rule(name, measure, *limits, find_time, frozenset(unless))
 
 
 _M, _U = Measure, Unless
+_OFF = (0, 0)
 
 OFFICE: tuple[Rule, ...] = (
-    _rule("tripwire", _M.TRIPWIRE, 1, 7 * DAY),
-    _rule("scan_rush", _M.ACCOUNTS, 4, 10, _U.CARRIER, _U.CROWD),
-    _rule("scan", _M.ACCOUNTS, 5, 10 * MINUTE, _U.CARRIER, _U.CROWD),
-    _rule("scan_day", _M.ACCOUNTS, 5, DAY, _U.CARRIER, _U.CROWD),
-    _rule("scan_week", _M.ACCOUNTS, 8, 7 * DAY, _U.CARRIER, _U.CROWD),
-    _rule("attempts_rush", _M.ATTEMPTS, 8, 5, _U.CARRIER, _U.CROWD),
-    _rule("attempts", _M.ATTEMPTS, 10, 10 * MINUTE, _U.CARRIER, _U.PHONE, _U.CROWD),
-    _rule("attempts_day", _M.ATTEMPTS, 20, DAY, _U.CARRIER, _U.PHONE, _U.CROWD),
-    _rule("guess", _M.GUESSES, 10, 10 * MINUTE, _U.PHONE, _U.CROWD),
-    _rule("guess_day", _M.GUESSES, 20, DAY, _U.PHONE, _U.CROWD),
-    _rule("unanswered", _M.UNANSWERED, 10, 10 * MINUTE, _U.CARRIER, _U.CROWD),
-    _rule("unanswered_day", _M.UNANSWERED, 30, DAY, _U.CARRIER, _U.CROWD),
-    _rule("ami", _M.AMI, 3, 10 * MINUTE),
-    _rule("ami_day", _M.AMI, 6, DAY),
+    # A forger can name a tripwire with one packet, but must know the list: once is once.
+    _rule("tripwire", _M.TRIPWIRE, (1, 1), 7 * DAY),
+    _rule("scan_rush", _M.ACCOUNTS, (4, 5), 10, _U.CARRIER, _U.CROWD),
+    _rule("scan", _M.ACCOUNTS, (4, 5), 10 * MINUTE, _U.CARRIER, _U.CROWD),
+    _rule("scan_day", _M.ACCOUNTS, (5, 6), DAY, _U.CARRIER, _U.CROWD),
+    _rule("scan_week", _M.ACCOUNTS, (7, 8), 7 * DAY, _U.CARRIER, _U.CROWD),
+    _rule("attempts_rush", _M.ATTEMPTS, (7, 8), 5, _U.CARRIER, _U.CROWD),
+    _rule("attempts", _M.ATTEMPTS, (8, 10), 10 * MINUTE, _U.CARRIER, _U.PHONE, _U.CROWD),
+    _rule("attempts_day", _M.ATTEMPTS, (16, 18), DAY, _U.CARRIER, _U.PHONE, _U.CROWD),
+    _rule("attempts_week", _M.ATTEMPTS, (18, 20), 7 * DAY, _U.CARRIER, _U.PHONE, _U.CROWD),
+    _rule("guess", _M.GUESSES, (8, 10), 10 * MINUTE, _U.PHONE, _U.CROWD),
+    _rule("guess_day", _M.GUESSES, (16, 18), DAY, _U.PHONE, _U.CROWD),
+    _rule("one_account", _M.ONE_ACCOUNT, _OFF, 10 * MINUTE, _U.PHONE, _U.CROWD),
+    _rule("one_account_day", _M.ONE_ACCOUNT, _OFF, DAY, _U.PHONE, _U.CROWD),
+    _rule("unanswered", _M.UNANSWERED, (8, 10), 10 * MINUTE, _U.CARRIER, _U.CROWD),
+    _rule("unanswered_day", _M.UNANSWERED, (24, 30), DAY, _U.CARRIER, _U.CROWD),
+    _rule("ami", _M.AMI, (3, 3), 10 * MINUTE),
+    _rule("ami_day", _M.AMI, (6, 6), DAY),
 )
 """For offices and most others: phones come from anywhere, people mistype, carriers ping."""
 
 CLOSED: tuple[Rule, ...] = (
-    _rule("tripwire", _M.TRIPWIRE, 1, 7 * DAY),
-    _rule("scan_rush", _M.ACCOUNTS, 1, 10),
-    _rule("scan", _M.ACCOUNTS, 1, 10 * MINUTE),
-    _rule("scan_day", _M.ACCOUNTS, 1, DAY),
-    _rule("scan_week", _M.ACCOUNTS, 1, 7 * DAY),
-    _rule("attempts_rush", _M.ATTEMPTS, 5, 5),
-    _rule("attempts", _M.ATTEMPTS, 5, 10 * MINUTE),
-    _rule("attempts_day", _M.ATTEMPTS, 10, DAY),
-    _rule("guess", _M.GUESSES, 5, 10 * MINUTE),
-    _rule("guess_day", _M.GUESSES, 8, DAY),
-    _rule("unanswered", _M.UNANSWERED, 5, 10 * MINUTE),
-    _rule("unanswered_day", _M.UNANSWERED, 8, DAY),
-    _rule("ami", _M.AMI, 1, 10 * MINUTE),
-    _rule("ami_day", _M.AMI, 1, DAY),
+    _rule("tripwire", _M.TRIPWIRE, (1, 1), 7 * DAY),
+    _rule("scan_rush", _M.ACCOUNTS, (1, 2), 10),
+    _rule("scan", _M.ACCOUNTS, (1, 2), 10 * MINUTE),
+    _rule("scan_day", _M.ACCOUNTS, (1, 2), DAY),
+    _rule("scan_week", _M.ACCOUNTS, (1, 2), 7 * DAY),
+    _rule("attempts_rush", _M.ATTEMPTS, (4, 5), 5),
+    _rule("attempts", _M.ATTEMPTS, (4, 5), 10 * MINUTE),
+    _rule("attempts_day", _M.ATTEMPTS, (8, 10), DAY),
+    _rule("attempts_week", _M.ATTEMPTS, (10, 12), 7 * DAY),
+    _rule("guess", _M.GUESSES, (4, 5), 10 * MINUTE),
+    _rule("guess_day", _M.GUESSES, (6, 8), DAY),
+    _rule("one_account", _M.ONE_ACCOUNT, _OFF, 10 * MINUTE),
+    _rule("one_account_day", _M.ONE_ACCOUNT, _OFF, DAY),
+    _rule("unanswered", _M.UNANSWERED, (4, 5), 10 * MINUTE),
+    _rule("unanswered_day", _M.UNANSWERED, (6, 8), DAY),
+    _rule("ami", _M.AMI, (1, 1), 10 * MINUTE),
+    _rule("ami_day", _M.AMI, (1, 1), DAY),
 )
-"""For systems on which every phone is known: the first attempt on an account that doesn't exist bans."""
+"""For systems on which every phone is known: one account that doesn't exist bans (over UDP a second one)."""
 
-POLICIES: dict[str, tuple[Rule, ...]] = {"office": OFFICE, "closed": CLOSED}
+CARRIER: tuple[Rule, ...] = (
+    _rule("tripwire", _M.TRIPWIRE, (3, 6), 7 * DAY),
+    _rule("scan_rush", _M.ACCOUNTS, (12, 16), 10, _U.CARRIER, _U.CROWD),
+    _rule("scan", _M.ACCOUNTS, (14, 18), 10 * MINUTE, _U.CARRIER, _U.CROWD),
+    _rule("scan_day", _M.ACCOUNTS, (18, 22), DAY, _U.CARRIER, _U.CROWD),
+    _rule("scan_week", _M.ACCOUNTS, (20, 24), 7 * DAY, _U.CARRIER, _U.CROWD),
+    _rule("attempts_rush", _M.ATTEMPTS, (20, 30), 5, _U.CARRIER, _U.CROWD),
+    _rule("attempts", _M.ATTEMPTS, (60, 80), 10 * MINUTE, _U.CARRIER, _U.PHONE, _U.CROWD),
+    _rule("attempts_day", _M.ATTEMPTS, _OFF, DAY, _U.CARRIER, _U.PHONE, _U.CROWD),
+    _rule("attempts_week", _M.ATTEMPTS, _OFF, 7 * DAY, _U.CARRIER, _U.PHONE, _U.CROWD),
+    _rule("guess", _M.GUESSES, (60, 80), 10 * MINUTE, _U.PHONE, _U.CROWD),
+    _rule("guess_day", _M.GUESSES, _OFF, DAY, _U.PHONE, _U.CROWD),
+    _rule("one_account", _M.ONE_ACCOUNT, (8, 10), 10 * MINUTE, _U.PHONE, _U.CROWD),
+    _rule("one_account_day", _M.ONE_ACCOUNT, (16, 20), DAY, _U.PHONE, _U.CROWD),
+    _rule("unanswered", _M.UNANSWERED, (40, 60), 10 * MINUTE, _U.CARRIER, _U.CROWD),
+    _rule("unanswered_day", _M.UNANSWERED, _OFF, DAY, _U.CARRIER, _U.CROWD),
+    _rule("ami", _M.AMI, (3, 3), 10 * MINUTE),
+    _rule("ami_day", _M.AMI, (6, 6), DAY),
+)
+"""For carriers and hosters, many of whose customers share an address: guesses count by account, and an address has to
+be far worse than an office before it is banned."""
+
+POLICIES: dict[str, tuple[Rule, ...]] = {"office": OFFICE, "closed": CLOSED, "carrier": CARRIER}
+"""Each has all rows, so that a setting can switch any of them on or off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +148,9 @@ class Policy:
     rules: tuple[Rule, ...] = OFFICE
     ladder: tuple[int, ...] = (HOUR, DAY, 7 * DAY, 30 * DAY)
     """Ban times, from the first offence on; the last serves for all further ones."""
+    unproven_ladder: tuple[int, ...] = (20 * MINUTE, 4 * HOUR, DAY, 7 * DAY)
+    """The same on unproven evidence, never longer than those of ``ladder``: whose address was forged is back soon, and
+    a scanner who comes again climbs."""
     jitter: float = 0.1
     """Share by which a ban is made longer or shorter at random, so that a scanner can't count on its end."""
     decay: int = 30 * DAY
@@ -122,6 +164,8 @@ class Policy:
     unproven_bans: int = 300
     """Ceiling of new bans per minute on evidence that forged UDP packets could have made. The largest botnet reported
     brought 3 million sources in 12 days, 174 a minute; one forger made 5,000 a second."""
+    unproven_entries: int = 500_000
+    """Bans on such evidence that may be in force at once: half of the kernel set stays free for proven attackers."""
     tripwires: frozenset[str] = field(default_factory=frozenset)
     """Accounts that nobody honest uses (compared without regard to case)."""
     ban_chan_sip: bool = False
@@ -136,4 +180,4 @@ class Policy:
 
 def longest(rules: tuple[Rule, ...]) -> int:
     """Return the longest window of these rules, in seconds."""
-    return max((rule.find_time for rule in rules), default=0)
+    return max((rule.find_time for rule in rules if rule.limit), default=0)

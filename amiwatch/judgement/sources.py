@@ -11,7 +11,7 @@ be invented; one seen once is the first to be forgotten.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from math import inf
 
@@ -155,12 +155,14 @@ class Dialogue:
 class Windows:
     """Times of attempts by measure, and accounts with the time of their last try: the newest ``HISTORY`` of each."""
 
-    __slots__ = ("accounts", "times")
+    __slots__ = ("accounts", "each", "times")
 
     def __init__(self) -> None:
         self.times: list[list[float] | None] = [None] * MEASURES
         self.accounts: dict[str, float] = {}
         """Accounts that don't exist → when tried last, in that order."""
+        self.each: dict[str, list[float]] | None = None
+        """Accounts that exist → when passwords were tried on each, the last one last; kept where a rule asks."""
 
     def count(self, measure: Measure, at: float) -> None:
         """Note one more of this measure."""
@@ -178,17 +180,33 @@ class Windows:
         if len(self.accounts) > HISTORY:
             del self.accounts[next(iter(self.accounts))]
 
+    def count_each(self, account: str, at: float) -> None:
+        """Note that a password was tried on this account, which exists."""
+        each = self.each = self.each or {}
+        times = each[account] = each.pop(account, [])
+        times.append(at)
+        if len(times) > HISTORY:
+            del times[0]
+        if len(each) > HISTORY:
+            del each[next(iter(each))]
+
     def newest(self, measure: Measure, limit: int) -> float | None:
         """Return when the ``limit``-th newest of this measure was; None if there were fewer."""
         if measure is Measure.ACCOUNTS:
             return next(islice(reversed(self.accounts.values()), limit - 1, None), None)
-        times = self.times[measure] or ()
+        times = self.kept(measure)
         return times[-limit] if len(times) >= limit else None
 
     def since(self, measure: Measure, begin: float) -> list[float]:
         """Return the times of this measure from ``begin`` on."""
-        times = self.accounts.values() if measure is Measure.ACCOUNTS else self.times[measure] or ()
+        times = self.accounts.values() if measure is Measure.ACCOUNTS else self.kept(measure)
         return [at for at in times if at >= begin]
+
+    def kept(self, measure: Measure) -> Sequence[float]:
+        """Return the times that are kept of this measure; of one account, those of the account tried last."""
+        if measure is Measure.ONE_ACCOUNT:
+            return next(reversed(self.each.values())) if self.each else ()
+        return self.times[measure] or ()
 
 
 class Source(Windows):
@@ -250,12 +268,16 @@ class Source(Windows):
         return found
 
     def note(self, measure: Measure, at: float, *, is_proven: bool, account: str = "") -> None:
-        """Note one more of this measure; ``account`` is the one that ``Measure.ACCOUNTS`` is about."""
+        """Note one more of this measure; ``account`` is the one that it is about, if it is about accounts."""
         if measure is Measure.ACCOUNTS:
             account = account[:TEXT_LIMIT]
             self.note_account(account, at)
             if is_proven:
                 self._proven().note_account(account, at)
+        elif measure is Measure.ONE_ACCOUNT:
+            self.count_each(account[:TEXT_LIMIT], at)
+            if is_proven:
+                self._proven().count_each(account[:TEXT_LIMIT], at)
         else:
             self.count(measure, at)
             if is_proven:
@@ -283,6 +305,8 @@ class Source(Windows):
     def size(self) -> int:
         """Estimate the bytes that it holds, a little too high (measured with ``python -m bench.judgement``)."""
         accounts = len(self.accounts) + len(self.guessed) + (len(self.proven.accounts) if self.proven else 0)
+        if self.each:
+            accounts += 2 * len(self.each) + sum(map(len, self.each.values())) // 2
         return 1000 + 250 * len(self.dialogues) + 160 * accounts + 700 * len(self.evidence) + 100 * len(self.unanswered)
 
     def _proven(self) -> Windows:

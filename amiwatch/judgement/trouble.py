@@ -103,11 +103,17 @@ def is_crowd_of_phones(source: Source) -> bool:
     return len(times) <= RETRIES * phones * (1 + (times[-1] - times[0]) / PHONE_PAUSE) if times else True
 
 
-def is_steady_phone(source: Source) -> bool:
-    """Tell whether this may be one phone with an old password or a deleted account."""
-    if len(source.accounts.keys() | source.guessed.keys()) > 1:
-        return False
-    times = (source.times[Measure.ATTEMPTS] or [])[-PACE_SAMPLES:]
+def is_steady_phone(source: Source, measure: Measure = Measure.ATTEMPTS) -> bool:
+    """
+    Tell whether this may be one phone with an old password or a deleted account.
+
+    For ``ONE_ACCOUNT`` it is asked of the account tried last, whatever others do behind the same address.
+    """
+    if measure is not Measure.ONE_ACCOUNT:
+        measure = Measure.ATTEMPTS
+        if len(source.accounts.keys() | source.guessed.keys()) > 1:
+            return False
+    times = list(source.kept(measure)[-PACE_SAMPLES:])
     begins = times[:1] + [later for earlier, later in pairwise(times) if later - earlier > RETRY_PAUSE]
     return len(times) <= RETRIES * len(begins) and is_steady(begins, pause=PHONE_PAUSE)
 

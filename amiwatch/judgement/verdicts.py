@@ -9,6 +9,7 @@ Rule 2: this file counts nothing of a source; ``judge.py`` does, and asks here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from random import Random
 
 from amiwatch.judgement.alarms import Alarms, Ceiling
@@ -23,6 +24,7 @@ from amiwatch.judgement.reasons import (
     ceiling_reason,
     phone_reason,
     quiet_reason,
+    share_reason,
     trusted_reason,
 )
 from amiwatch.judgement.rules import MINUTE, Measure, Policy, Rule, Unless
@@ -74,10 +76,12 @@ class Verdicts:
         self.policy = policy
         self.ladder.policy = policy
         # A rule that is met by fewer attempts comes first, so that the reason names the sharpest.
+        rules = sorted((rule for rule in policy.rules if rule.limit), key=lambda rule: rule.find_time)
         self._rules = [
-            tuple(sorted((r for r in policy.rules if r.measure is measure), key=lambda r: r.find_time))
+            tuple((rule, replace(rule, limit=rule.unproven_limit)) for rule in rules if rule.measure is measure)
             for measure in Measure
         ]
+        """Measure → its rows: as they hold for proven evidence, and for any."""
 
     def spare(self, networks: Mapping[IPNetwork, str]) -> None:
         """Never ban these networks, each with the words that say why; replaces earlier ones."""
@@ -100,14 +104,16 @@ class Verdicts:
         is_trusted = self._trust.has(key, now)
         excused: Sequence[Verdict] = ()
         for measure in measures:
-            for rule in self._rules[measure]:
-                limit = rule.limit
-                if is_trusted and measure is Measure.ACCOUNTS:
-                    # An office earns patience for its own people, not for an enumeration from its address.
-                    limit *= self.policy.trust_factor
-                if not _is_met(rule, source, limit, now):
+            # An office earns patience for its own people, not for an enumeration from its address.
+            factor = self.policy.trust_factor if is_trusted and measure is Measure.ACCOUNTS else 1
+            for rule, any_rule in self._rules[measure]:
+                if not _is_met(rule, source, factor, now):
                     continue
-                is_proven = source.proven is not None and _is_met(rule, source.proven, limit, now)
+                is_proven = source.proven is not None and _is_met(rule, source.proven, factor, now)
+                if not is_proven:
+                    if not _is_met(any_rule, source, factor, now):
+                        continue
+                    rule = any_rule
                 if now < self._breaker.until and self._is_of_a_crowd(source, rule, now, is_proven, is_trusted):
                     continue
                 if (excuse := self._excuse(key, source, rule, event, now)) is not None:
@@ -147,7 +153,7 @@ class Verdicts:
             return ()
         if Unless.CARRIER in rule.unless and not source.has_password and is_calm_caller(source, rule.measure, begin):
             return self.alarms.tell("unknown_carrier", key, event, now, lambda: quiet_reason(source, rule, now))
-        if Unless.PHONE in rule.unless and is_steady_phone(source):
+        if Unless.PHONE in rule.unless and is_steady_phone(source, rule.measure):
             return self.alarms.tell("broken_phone", key, event, now, lambda: phone_reason(source, event))
         return None
 
@@ -175,10 +181,10 @@ class Verdicts:
             return self.alarms.tell(
                 "allowed_offender", key, event, now, lambda: allowed_reason(source, rule, now, spared[1])
             )
-        if not is_proven and not self._ceiling.take(now, self.policy.unproven_bans):
+        if not is_proven and (why_held := self._holds_back(now)):
             self._counters.held_back += 1
-            return self.alarms.tell("ban_ceiling", None, event, now, lambda: ceiling_reason(self.policy.unproven_bans))
-        level, seconds = self.ladder.climb(key, now)
+            return self.alarms.tell("ban_ceiling", None, event, now, lambda: why_held)
+        level, seconds = self.ladder.climb(key, now, is_proven=is_proven)
         network = source_network(event.source)
         ban = Ban(
             network=network,
@@ -192,9 +198,15 @@ class Verdicts:
             is_proven=is_proven,
             evidence=source.proof(),
         )
-        self._ledger.put(network, now + seconds)
+        self._ledger.put(network, now + seconds, is_proven=is_proven)
         self._sources.remove(key)
         return (ban,)
+
+    def _holds_back(self, now: float) -> str:
+        """Say why one more ban on unproven evidence has to wait; empty if it need not."""
+        if len(self._ledger.unproven) >= self.policy.unproven_entries:
+            return share_reason(self.policy.unproven_entries)
+        return "" if self._ceiling.take(now, self.policy.unproven_bans) else ceiling_reason(self.policy.unproven_bans)
 
     def has_found_password(self, key: int, source: Source, event: SecurityEvent, now: float) -> bool:
         """Tell whether a source succeeds after many guesses: it has found a password, it earned no trust."""
@@ -213,8 +225,8 @@ def _next_minute(now: float) -> float:
     return (now // MINUTE + 1) * MINUTE
 
 
-def _is_met(rule: Rule, windows: Windows, limit: int, now: float) -> bool:
-    reached = windows.newest(rule.measure, limit)
+def _is_met(rule: Rule, windows: Windows, factor: int, now: float) -> bool:
+    reached = windows.newest(rule.measure, rule.limit * factor) if rule.limit else None
     return reached is not None and reached >= now - rule.find_time
 
 

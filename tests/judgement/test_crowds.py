@@ -186,8 +186,9 @@ def test_trusted_accounts_that_were_deleted_are_no_enumeration() -> None:
 
 
 def test_who_bans_at_the_first_attempt_does_so_in_a_crowd_too() -> None:
-    for policy in (CLOSED, tuple(replace(rule, limit=1) if rule.name == "scan" else rule for rule in OFFICE)):
-        for details in ({}, {"transport": "TCP"}):
+    first = tuple(replace(rule, limit=1, unproven_limit=1) if rule.name == "scan" else rule for rule in OFFICE)
+    for policy, transports in ((CLOSED, ["TCP"]), (first, ["UDP", "TCP"])):
+        for details in ({"transport": transport} for transport in transports):
             story = Story(rules=policy)
             for number in range(100):
                 story.wait(0.1)

@@ -1,16 +1,16 @@
 """What bans, what only alerts, and what says nothing. Everything is told as a story with a clock."""
 
-from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from itertools import count, islice, pairwise
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from amiwatch.judgement.alarms import ALERT_PAUSE, ALERTS_A_MINUTE
 from amiwatch.judgement.networks import source_key
-from amiwatch.judgement.rules import CLOSED, DAY, HOUR, MINUTE, OFFICE, Measure, Rule
+from amiwatch.judgement.rules import CLOSED, DAY, HOUR, MINUTE, OFFICE, POLICIES, Measure, Policy, Rule
 from amiwatch.judgement.sources import HISTORY, REPEATS
 from amiwatch.judgement.trouble import BURST_SAMPLES
 from amiwatch.judgement.verdicts import FOUND_AFTER
@@ -22,80 +22,170 @@ SCAN = [str(number) for number in range(100, 180)]
 
 
 def test_every_rule_has_a_name_of_its_own_and_a_limit_that_memory_covers() -> None:
-    for policy in (OFFICE, CLOSED):
+    for policy in POLICIES.values():
+        assert [(rule.name, rule.measure) for rule in policy] == [(rule.name, rule.measure) for rule in OFFICE]
         assert len({rule.name for rule in policy}) == len(policy)
-        assert all(0 < rule.limit * 4 <= HISTORY for rule in policy if rule.measure is Measure.ACCOUNTS)
-        assert all(0 < rule.limit <= HISTORY for rule in policy)
+        assert all(rule.unproven_limit * 4 <= HISTORY for rule in policy if rule.measure is Measure.ACCOUNTS)
+        assert all(0 <= rule.limit <= rule.unproven_limit <= HISTORY for rule in policy)
+
+
+def test_unproven_evidence_needs_more_in_every_row_where_a_forger_could_choose_it() -> None:
+    for policy in POLICIES.values():
+        for rule in policy:
+            always = rule.measure is Measure.AMI or (rule.measure is Measure.TRIPWIRE and rule.limit == 1)
+            assert (rule.unproven_limit == rule.limit) is (always or not rule.limit)
 
 
 # Every row of the table. One rule at a time is in force, so that no other one bans first.
 
 
-def _probe(story: Story, rule: Rule) -> list[Any]:
-    """Make one more of what the rule counts, in a way that no excuse covers."""
-    made = story.judge.counters.attempts
-    acts: dict[Measure, Callable[[], list[Any]]] = {
-        Measure.ACCOUNTS: lambda: story.attempt(Case.UNKNOWN_ACCOUNT_ANSWERED, account=f"name{made}"),
-        Measure.ATTEMPTS: lambda: story.attempt(Case.UNKNOWN_ACCOUNT_ANSWERED, account=f"name{made}"),
-        Measure.GUESSES: lambda: story.attempt(Case.WRONG_PASSWORD, account=f"10{made % 2}"),
-        Measure.AMI: lambda: story.attempt(Case.AMI_WRONG_SECRET),
-        Measure.TRIPWIRE: lambda: story.attempt(Case.UNKNOWN_ACCOUNT, account="Trap"),
-    }
-    return acts[rule.measure]()
+class Probe(NamedTuple):
+    """One row of a policy and the transport of the evidence: what is proven, or what could be forged."""
+
+    rule: Rule
+    transport: str
+
+    @property
+    def limit(self) -> int:
+        return self.rule.unproven_limit if self.transport == "UDP" else self.rule.limit
+
+    def story(self) -> Story:
+        return Story(rules=(self.rule,), tripwires=frozenset({"trap"}))
+
+    def make(self, story: Story) -> list[Any]:
+        """Make one more of what the rule counts, in a way that no excuse covers."""
+        made = story.judge.counters.attempts
+        case, account = {
+            Measure.ACCOUNTS: (Case.UNKNOWN_ACCOUNT_ANSWERED, f"name{made}"),
+            Measure.ATTEMPTS: (Case.UNKNOWN_ACCOUNT_ANSWERED, f"name{made}"),
+            Measure.GUESSES: (Case.WRONG_PASSWORD, f"10{made % 2}"),
+            Measure.ONE_ACCOUNT: (Case.WRONG_PASSWORD, "1001"),
+            Measure.AMI: (Case.AMI_WRONG_SECRET, "1001"),
+            Measure.TRIPWIRE: (Case.UNKNOWN_ACCOUNT, "Trap"),
+        }[self.rule.measure]
+        return story.attempt(case, account=account, transport=self.transport)
+
+    def told(self, gaps: list[float]) -> Story:
+        story = self.story()
+        self.make(story)
+        for gap in gaps:
+            story.wait(gap)
+            self.make(story)
+        return story
 
 
-def _told(rule: Rule, gaps: list[float]) -> Story:
-    story = Story(rules=(rule,), tripwires=frozenset({"trap"}))
-    _probe(story, rule)
-    for gap in gaps:
-        story.wait(gap)
-        _probe(story, rule)
-    return story
+ROWS = sorted({rule for policy in POLICIES.values() for rule in policy if rule.limit}, key=repr)
+COUNTED = [
+    # A steady pace on one account is a phone's: that excuse is told elsewhere.
+    Probe(replace(rule, unless=frozenset()) if rule.measure is Measure.ONE_ACCOUNT else rule, transport)
+    for rule in ROWS
+    for transport in (("TCP",) if rule.measure is Measure.AMI else ("TCP", "UDP"))
+    if rule.measure is not Measure.UNANSWERED
+]
+BY_NAME = {"ids": lambda probe: f"{probe.rule.name}-{probe.limit}-{probe.transport}"}
 
 
-COUNTED = [rule for rule in {*OFFICE, *CLOSED} if rule.measure is not Measure.UNANSWERED]
-BY_NAME = {"ids": lambda rule: f"{rule.name}-{rule.limit}"}
-
-
-@pytest.mark.parametrize("rule", sorted(COUNTED, key=repr), **BY_NAME)
-def test_a_rule_bans_at_its_limit_and_not_one_below(rule: Rule) -> None:
-    pace = rule.find_time / max(rule.limit - 1, 1) / 1.01
-    story = _told(rule, [pace] * (rule.limit - 2)) if rule.limit > 1 else Story(rules=(rule,), tripwires={"trap"})
+@pytest.mark.parametrize("probe", COUNTED, **BY_NAME)
+def test_a_rule_bans_at_its_limit_and_not_one_below(probe: Probe) -> None:
+    pace = probe.rule.find_time / max(probe.limit - 1, 1) / 1.01
+    story = probe.told([pace] * (probe.limit - 2)) if probe.limit > 1 else probe.story()
     assert not story.bans
     story.wait(pace)
-    assert [ban.rule for ban in bans(_probe(story, rule))] == [rule.name]
+    said = bans(probe.make(story))
+    assert [(ban.rule, ban.is_proven) for ban in said] == [(probe.rule.name, probe.transport == "TCP")]
+    assert f"(limit {probe.limit} in" in said[0].reason
 
 
-@pytest.mark.parametrize("rule", sorted((rule for rule in COUNTED if rule.limit > 1), key=repr), **BY_NAME)
-def test_a_rule_does_not_ban_outside_its_window(rule: Rule) -> None:
-    pace = rule.find_time / (rule.limit - 1) * 1.01
-    assert not _told(rule, [pace] * 2 * rule.limit).bans
+@pytest.mark.parametrize("probe", [probe for probe in COUNTED if probe.limit > 1], **BY_NAME)
+def test_a_rule_does_not_ban_outside_its_window(probe: Probe) -> None:
+    pace = probe.rule.find_time / (probe.limit - 1) * 1.01
+    assert not probe.told([pace] * 2 * probe.limit).bans
 
 
-@pytest.mark.parametrize("rule", [rule for rule in {*OFFICE, *CLOSED} if rule.measure is Measure.UNANSWERED], **BY_NAME)
-def test_unanswered_challenges_ban_at_the_limit_and_not_one_below(rule: Rule) -> None:
+@pytest.mark.parametrize("rule", [rule for rule in ROWS if rule.measure is Measure.UNANSWERED], ids=str)
+@pytest.mark.parametrize("transport", ["TCP", "UDP"])
+def test_unanswered_challenges_ban_at_the_limit_and_not_one_below(rule: Rule, transport: str) -> None:
     story = Story(rules=(rule,), answer_time=5)
     needed = BURST_SAMPLES + 1 if rule.unless else 0  # with fewer, calls at random may look like a burst
-    for _ in range(max(rule.limit, needed)):
-        story.attempt(Case.UNMATCHED)
+    for _ in range(max(Probe(rule, transport).limit, needed)):
+        story.attempt(Case.UNMATCHED, transport=transport)
         story.wait(1)
     story.wait(3)  # all but the last have waited for five seconds
-    story.attempt(Case.NO_CREDENTIALS)
+    story.attempt(Case.NO_CREDENTIALS, transport=transport)
     assert not story.bans
     story.wait(1)
-    assert [ban.rule for ban in bans(story.attempt(Case.UNMATCHED))] == [rule.name]
+    assert [ban.rule for ban in bans(story.attempt(Case.UNMATCHED, transport=transport))] == [rule.name]
 
 
-@pytest.mark.parametrize("policy", [OFFICE, CLOSED])
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_a_scanner_is_banned_by_the_whole_table(policy: tuple[Rule, ...]) -> None:
     story = Story(rules=policy)
     story.tries(Case.UNKNOWN_ACCOUNT, SCAN, every=0.1)
     assert story.banned() == {f"{ATTACKER}/32"}
 
 
-def test_a_closed_system_bans_the_first_unknown_account() -> None:
+@pytest.mark.parametrize("limit", [0, 10])
+def test_proven_evidence_bans_where_unproven_is_not_enough(limit: int) -> None:
+    (scan,) = (rule for rule in OFFICE if rule.name == "scan")
+    story = Story(rules=(replace(scan, unproven_limit=limit),))
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:9], every=1, transport="UDP")
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[10:13], every=1, transport="TLS")
+    assert bool(story.bans) is bool(limit)  # ten in all, three of them proven
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[13:14], every=1, transport="TLS")
+    assert [ban.is_proven for ban in story.bans] == [not limit]
+
+
+def test_a_closed_system_bans_the_first_unknown_account_that_is_proven_and_the_second_that_is_not() -> None:
     story = Story(rules=CLOSED)
-    assert bans(story.attempt(Case.UNKNOWN_ACCOUNT))
+    assert bans(story.attempt(Case.UNKNOWN_ACCOUNT, source=OTHER, transport="TLS"))
+    assert not bans(story.attempt(Case.UNKNOWN_ACCOUNT, account="100"))
+    assert bans(story.attempt(Case.UNKNOWN_ACCOUNT, account="101"))
+
+
+# Carriers: many customers behind one address.
+
+
+CUSTOMERS = "192.0.2.200"
+
+
+def _customers(story: Story, tries: int) -> None:
+    """Let 20 customers behind one address try an old password each, as fast as people do."""
+    for _ in range(tries):
+        for number in range(20):
+            story.wait(1.7)
+            story.attempt(Case.WRONG_PASSWORD, account=f"customer{number}", source=CUSTOMERS)
+
+
+def test_guesses_count_by_account_for_a_carrier_and_by_address_for_an_office() -> None:
+    for name, is_banned in (("carrier", False), ("office", True)):
+        story = Story(rules=POLICIES[name])
+        _customers(story, 3)
+        assert bool(story.bans) is is_banned, name
+
+
+def test_a_guesser_among_the_customers_of_a_carrier_is_found_by_his_account() -> None:
+    story = Story(rules=POLICIES["carrier"])
+    for number in range(10):
+        story.wait(5)
+        story.attempt(Case.WRONG_PASSWORD, account=f"customer{number}", source=CUSTOMERS)
+        assert not story.bans
+        story.wait(1)
+        story.attempt(Case.WRONG_PASSWORD, account="boss", source=CUSTOMERS)
+        story.wait(0.8 * (number % 3))
+    (ban,) = story.bans
+    assert ban.rule == "one_account"
+    assert "10 password guesses on one account" in ban.reason
+
+
+def test_a_customer_with_an_old_password_is_a_phone_whatever_others_do_behind_his_address() -> None:
+    story = Story(rules=POLICIES["carrier"])
+    for number in range(60):
+        story.wait(15)
+        story.attempt(Case.WRONG_PASSWORD, account="fax", source=CUSTOMERS)
+        story.wait(15)
+        story.attempt(Case.WRONG_PASSWORD, account=f"customer{number % 30}", source=CUSTOMERS)
+    assert not story.bans
+    assert story.kinds() == ["broken_phone"]
 
 
 # One attempt is counted once.
@@ -415,10 +505,10 @@ def test_one_genuine_event_does_not_prove_a_forged_stream() -> None:
 
 def test_a_ban_on_forged_packets_and_one_genuine_event_is_not_called_proven() -> None:
     story = Story(unproven_bans=1)
-    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:3], every=0.1, source=PHONE, transport="UDP")
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:4], every=0.1, source=PHONE, transport="UDP")
     story.attempt(Case.UNKNOWN_ACCOUNT, account="typo", source=PHONE, transport="TCP")
     assert [ban.is_proven for ban in story.bans] == [False]
-    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:3], every=0.1, source=OTHER, transport="UDP")
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:4], every=0.1, source=OTHER, transport="UDP")
     story.attempt(Case.UNKNOWN_ACCOUNT, account="typo", source=OTHER, transport="TCP")
     assert story.kinds() == ["ban_ceiling"]
 
@@ -580,14 +670,14 @@ def test_ipv6_is_counted_and_banned_by_64() -> None:
     for number in range(5):
         story.attempt(Case.UNKNOWN_ACCOUNT, account=f"u{number}", source=f"2001:db8:5::{number + 1:x}")
     assert story.banned() == {"2001:db8:5::/64"}
-    assert str(story.bans[0].address) == "2001:db8:5::4"
+    assert str(story.bans[0].address) == "2001:db8:5::5"
 
 
 def test_a_banned_source_is_not_banned_twice() -> None:
     story = Story()
     story.tries(Case.UNKNOWN_ACCOUNT, SCAN, every=0.1)
     assert len(story.bans) == 1
-    assert story.judge.counters.repeats == 2 * (len(SCAN) - 4) + 1
+    assert story.judge.counters.repeats == 2 * (len(SCAN) - 5) + 1
 
 
 # Evasion.
@@ -695,14 +785,31 @@ def test_a_tripwire_is_compared_without_case_and_bans_at_once() -> None:
 
 
 def test_bans_grow_from_an_hour_to_a_month() -> None:
-    story = Story()
-    for _ in range(5):
-        story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:5], every=0.1)
-        assert story.bans[-1].seconds is not None
-        story.wait(story.bans[-1].seconds + 1)
-    assert [ban.level for ban in story.bans] == [1, 2, 3, 4, 4]
-    for ban, plain in zip(story.bans, [HOUR, DAY, 7 * DAY, 30 * DAY, 30 * DAY], strict=True):
-        assert 0.9 * plain <= (ban.seconds or 0) <= 1.1 * plain
+    for transport, ladder in (("TLS", Policy().ladder), ("UDP", Policy().unproven_ladder)):
+        story = Story()
+        for _ in range(5):
+            story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:5], every=0.1, transport=transport)
+            assert story.bans[-1].seconds is not None
+            story.wait(story.bans[-1].seconds + 1)
+        assert [ban.level for ban in story.bans] == [1, 2, 3, 4, 4]
+        for ban, plain in zip(story.bans, (*ladder, ladder[-1]), strict=True):
+            assert 0.9 * plain <= (ban.seconds or 0) <= 1.1 * plain
+
+
+def test_only_so_many_bans_on_unproven_evidence_are_in_force_at_once() -> None:
+    story = Story(unproven_entries=3)
+    story.judge.allow({})
+    for number in range(6):
+        story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:5], every=0.1, source=f"198.51.100.{number}")
+    assert len(story.bans) == 3
+    assert story.kinds() == ["ban_ceiling"]
+    assert "their share of the set" in story.alerts[0].reason
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:5], every=0.1, source=OTHER, transport="TLS")
+    assert story.bans[-1].is_proven
+    story.wait(HOUR / 2)
+    assert len(story.judge.ledger.expire(story.now)) == 3
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:5], every=0.1, source="198.51.100.200")
+    assert len(story.bans) == 5
 
 
 def test_quiet_months_lead_down_the_ladder() -> None:
