@@ -206,7 +206,9 @@ def _name(one: IPNetwork) -> str:
 
 def _reason(ban: BanRecord) -> str:
     by = f" by {visible(ban.banned_by)}" if ban.banned_by else ""
-    words = {"manual": f"by hand{by}", "recovered": "recovered from the kernel"}.get(ban.rule, f"rule {ban.rule!r}")
+    words = {"manual": f"by hand{by}", "forced": f"by hand, forced{by}", "recovered": "recovered from the kernel"}.get(
+        ban.rule, f"rule {ban.rule!r}"
+    )
     level = f", step {ban.level} of the ladder" if ban.level else ""
     pbx = f", seen by {visible(ban.pbx)}" if ban.pbx else ""
     return f"{words}{level}{pbx}: {visible(ban.reason)}"
