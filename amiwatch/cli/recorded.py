@@ -8,6 +8,7 @@ import io
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
@@ -43,8 +44,9 @@ class Recordings:
 
     def read(self) -> Iterator[tuple[float, SecurityEvent]]:
         """Yield each event with its time. Raises UsageError before the first one if a file can't be opened."""
-        streams = [self._timed(self._chunks(path, opened(path))) for path in self.paths]
-        yield from heapq.merge(*streams, key=itemgetter(0))
+        with ExitStack() as files:
+            streams = [self._timed(self._chunks(path, opened(path, files))) for path in self.paths]
+            yield from heapq.merge(*streams, key=itemgetter(0))
 
     def _timed(self, chunks: Iterable[bytes]) -> Iterator[tuple[float, SecurityEvent]]:
         """Yield the events of one recording; its time never runs backwards, as Asterisk's own does under load."""
@@ -72,12 +74,12 @@ class Recordings:
             )
 
 
-def opened(path: Path) -> Recording:
-    """Open a recording, plain or gzipped; ``-`` is standard input. Raises UsageError."""
+def opened(path: Path, files: ExitStack) -> Recording:
+    """Open a recording, plain or gzipped; ``-`` is standard input. Closed with ``files``. Raises UsageError."""
     if str(path) == "-":
         return cast("io.BufferedReader", sys.stdin.buffer)
     try:
-        file = path.open("rb")
+        file = files.enter_context(path.open("rb"))
         is_packed = file.peek(2)[:2] == GZIP_MAGIC
     except OSError as error:
         raise UsageError(f"{str(path)!r} can't be read ({error.strerror}): name a recording.") from error

@@ -93,7 +93,7 @@ def _replay_history(
         reruns = [
             Rerun(one.judge(asyncio.run(never_banned(one.settings, entries))), since=begin) for one in alternatives
         ]
-        _grant(reader, reruns, warm)
+        _grant(reader, reruns, warm, end)
         attempts, timed = reader.count_attempts(begin, end)
         past = past_attempts(reader, since=warm, until=end)
         events = ((event.at, event) for event in events_of(past))
@@ -104,13 +104,13 @@ def _replay_history(
     show_end(effects, {"attempts": attempts}, notes, as_json=as_json)
 
 
-def _grant(reader: Reader, reruns: Sequence[Rerun], at: float) -> None:
-    """Give the trust that was earned before this instant and lasted then."""
-    for trust in reader.stored_trust(at):
-        if trust.since <= at:
+def _grant(reader: Reader, reruns: Sequence[Rerun], begin: float, end: float) -> None:
+    """Give the trust that was earned before the begin; of its logins, only the first and the last are known."""
+    for trust in reader.stored_trust(begin):
+        if trust.since <= begin:
+            key = source_key(trust.network.network_address)
             for rerun in reruns:
-                key = source_key(trust.network.network_address)
-                rerun.judge.trust.grant(key, trust.account, min(at, trust.last_at))
+                rerun.judge.trust.grant(key, trust.account, min(end, trust.last_at))
 
 
 def _notes(
@@ -126,7 +126,8 @@ def _notes(
     if lengths:
         yield f"Nothing was heard for {duration(sum(lengths))} of it ({counted(len(lengths), 'gap')}; see link_gaps)."
     if untimed:
-        yield f"{counted(untimed, 'attempt')} have no time of their own, and are spread evenly over their ten minutes."
+        have = "attempt has no time of its own" if untimed == 1 else "attempts have no time of their own"
+        yield f"{untimed} {have}: spread evenly over the time of the sum."
     *judged_now, then = effects
     spared = max((len(then.hits.keys() - effect.hits.keys()) for effect in judged_now), default=0)
     if spared:
