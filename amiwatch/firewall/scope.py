@@ -58,8 +58,12 @@ class Scope:
             raise ConfigurationError([f"{text!r} names no ports: write 'voip', 'all', or for example 'voip,5080/udp'."])
         return cls(tuple(ports))
 
-    def closes(self, protocol: str, port: int) -> bool:
-        """Tell whether this port of ours is closed to banned sources."""
+    def joined(self, more: Iterable[Ports]) -> Scope:
+        """Return a scope with these ports, too."""
+        return Scope((*self.ports, *more)) if self.ports else self
+
+    def has(self, protocol: str, port: int) -> bool:
+        """Tell whether a port is closed."""
         return not self.ports or any(
             each.protocol == protocol and each.first <= port <= each.last for each in self.ports
         )
@@ -76,6 +80,11 @@ class Scope:
 
 
 EVERYTHING = Scope(())
+
+
+def learns(text: str) -> bool:
+    """Tell whether the ports that Asterisk's events name are to be added to a scope that was written so."""
+    return "voip" in [word.strip() for word in text.lower().split(",")]
 
 
 def _parsed(word: str) -> list[Ports]:

@@ -71,7 +71,7 @@ def cut(networks: Sequence[IPNetwork], scope: Scope) -> int:
         with Netlink(_SOCK_DIAG) as netlink:
             for begin in range(0, len(networks), NETWORKS):
                 for session in list(_listed(netlink, networks[begin : begin + NETWORKS])):
-                    if scope.closes("tcp", session.local_port):
+                    if scope.has("tcp", session.local_port):
                         count += _is_ended(netlink, session)
     except OSError as exc:
         raise _failure(exc.errno or errno.EIO) from exc

@@ -23,9 +23,11 @@ ALERTS: dict[str, str] = {
     "aor_missing": "Give the endpoint an aor with the name that the phone registers, and max_contacts of at least 1.",
     "trusted_offender": "Look for the phone, or the computer beside it, that tries these accounts; nobody is banned.",
     "allowed_offender": "Look for who tries these accounts there, or take the address off the allowlist.",
+    "chan_sip_offender": "Move these phones to PJSIP, or drop port 5060 for all but your own networks.",
     # Many at once.
     "mass_failure": "Look at the database of the accounts, and at pjsip show endpoints after the last reload.",
     "unproven_storm": "Look at pjsip show endpoints; if they are all there, wait, or open TCP or TLS only, not UDP.",
+    "ban_not_working": "Run amiwatch firewall test as root, and block the source at your router meanwhile.",
     "ban_ceiling": "Wait until the storm is over, or raise AMIWATCH_UNPROVEN_BANS if these are real scanners.",
     "alert_ceiling": "Look at the database for what was not said: its attempts are all there.",
 }

@@ -10,7 +10,7 @@ Rule 3: an attempt is a source and a SessionID with its outcome, however many ev
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from random import Random
@@ -43,6 +43,13 @@ from amiwatch.judgement.verdicts import Verdicts
 UNKNOWN = "<unknown>"
 """What PJSIP writes instead of an account that it does not know."""
 
+REPEATS = 256
+"""Events of banned sources that are kept, to see whether they still arrive: a sample is enough."""
+
+CHAN_SIP = 2**80
+"""Added to the key of a source that chan_sip reports: its sender may name any address, so what it does is counted apart
+and says nothing about who really has that address."""
+
 SWEEP = 2_000
 """Sources looked at in one sweep: some 10 ms."""
 
@@ -61,6 +68,8 @@ class Judge:
         self.trust = Trust(trust_time=policy.trust_time, max_sources=policy.max_trusted)
         self.sources = SourceTable(policy.max_sources)
         self.counters = Counters()
+        self.repeats: deque[tuple[SecurityEvent, float]] = deque(maxlen=REPEATS)
+        """The newest events of banned sources, and when they came: their bans may not drop anything."""
         self.tally = Tally()
         self.allowed: NetworkTable[str] = NetworkTable()
         """Networks that are never banned, each with the words that say why."""
@@ -112,15 +121,14 @@ class Judge:
         key = source_key(event.source)
         if self.ledger.is_banned(key, event.source, now):
             counters.repeats += 1
+            self.repeats.append((event, now))
             return ()
         read = self._readers.get((event.service, event.kind))
         if read is None:
             return ()
         if event.service == "SIP" and not self.policy.ban_chan_sip:
             counters.chan_sip += 1
-            if event.kind != "ChallengeSent":
-                self._note(key, event, "success" if event.kind == "SuccessfulAuth" else "failed", now)
-            return ()
+            key += CHAN_SIP
         return read(key, event, now)
 
     def _reading(self) -> dict[tuple[str, str], Callable[[int, SecurityEvent, float], Sequence[Verdict]]]:
@@ -312,14 +320,8 @@ class Judge:
             dialogue = source.dialogue(event.session)
             dialogue.is_counted = True
             source.is_hurried |= dialogue.is_hurried
-            breaker = self._breaker
-            if now < breaker.until:
-                breaker.go_on(key, now)
-            # In a storm, one more source without proof says nothing new.
-            if source.failed_at < now - QUIET and not (
-                now < breaker.until and breaker.is_storm and not event.is_proven
-            ):
-                said = self._began_to_fail(key, source, event, now)
+            if key < CHAN_SIP:
+                said = self._failed(key, source, event, now)
             source.failed_at = now
         if source.total > 1:
             self.sources.touch(key, source)
@@ -328,13 +330,25 @@ class Judge:
             changed.append(Measure.ONE_ACCOUNT)
         if account is not None:
             changed.append(Measure.ACCOUNTS)
-        if self._tripwires and (account if account is not None else event.account).casefold() in self._tripwires:
-            changed.append(Measure.TRIPWIRE)
+        if self._tripwires and dialogue_is != "ami":
+            if (event.account if account is None else account).casefold() in self._tripwires:
+                changed.append(Measure.TRIPWIRE)
         for measure in (Measure.ATTEMPTS, *changed):
             source.note(measure, now, is_proven=is_proven, account=event.account if account is None else account)
         self.sources.weigh(key, source)
         judged = self._verdicts.judge(key, source, event, now, (*reversed(changed), Measure.ATTEMPTS))
         return (*said, *judged) if said else judged
+
+    def _failed(self, key: int, source: Source, event: SecurityEvent, now: float) -> Sequence[Verdict]:
+        """Tell the breaker that a source fails."""
+        breaker = self._breaker
+        is_open = now < breaker.until
+        if is_open:
+            breaker.go_on(key, now)
+        # In a storm, one more source without proof says nothing new.
+        if source.failed_at >= now - QUIET or (is_open and breaker.is_storm and not event.is_proven):
+            return ()
+        return self._began_to_fail(key, source, event, now)
 
     def _began_to_fail(self, key: int, source: Source, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         """Note that a source which was quiet fails: many at once are a mass failure, or a storm."""
