@@ -303,7 +303,21 @@ async def _kernel(settings: Settings) -> list[Finding]:
 
     firewall = make_firewall(settings.firewall, prefix=settings.set_name, maxelem=settings.set_size)
     states, found = await _sets(firewall)
-    return [*_abilities(firewall.name), *found, *await _rule(settings, firewall.name, states)]
+    rules = await _rule(settings, firewall.name, states)
+    return [*_abilities(firewall.name), *found, *rules, *await _leftovers(firewall.name, settings.set_name)]
+
+
+async def _leftovers(chosen: str, prefix: str) -> list[Finding]:
+    """Find what another firewall left under our name: it may drop whom nobody looks at any more."""
+    from amiwatch.firewall.leftovers import left_by, others
+
+    to_do = "the daemon takes it over when it starts; what then is left goes with 'amiwatch firewall install' as root"
+    return [
+        Finding("sets", Mark.DOUBT, f"{kind} has sets of ours, too, with {counted(number, 'entry', 'entries')}", to_do)
+        for kind in others(chosen)
+        if (states := await left_by(kind, prefix))
+        for number in [sum(state.count for state in states)]
+    ]
 
 
 def _abilities(chosen: str) -> Iterator[Finding]:

@@ -16,6 +16,8 @@ from amiwatch.cli.changes import Yes, confirm
 from amiwatch.cli.text import complain, counted, strong
 from amiwatch.errors import Refusal, StoreError
 from amiwatch.firewall.base import Firewall, SetState
+from amiwatch.firewall.leftovers import left_by, others
+from amiwatch.firewall.leftovers import remove as take_away
 from amiwatch.firewall.protection import Protection
 from amiwatch.firewall.rule import FamilyRule, Rule, RuleState
 from amiwatch.firewall.scope import Scope
@@ -50,6 +52,16 @@ async def _install(settings: Settings) -> None:
         protection = wanted(settings)
         await _rule(settings, firewall).install(protection)
         typer.echo(f"Rule: packets of banned addresses are dropped ({_ports(protection.scope)}).")
+        await _tidy(settings, firewall)
+
+
+async def _tidy(settings: Settings, firewall: Firewall) -> None:
+    """Take away what another firewall left, if it drops nobody any more: else the daemon takes it over first."""
+    for kind in others(firewall.name):
+        states = await left_by(kind, settings.set_name)
+        if states and not sum(state.count for state in states):
+            await take_away(kind, settings.set_name)
+            typer.echo(f"What {kind} had left is removed.")
 
 
 @app.command()
@@ -72,6 +84,10 @@ async def _remove(settings: Settings, *, is_sure: bool) -> None:
         # Those that drop have sets that outlive them; a dry run did not come this far.
         await cast("IpsetFirewall | NftablesFirewall", firewall).remove_sets()
         typer.echo("The sets are removed.")
+        for kind in others(firewall.name):
+            if await left_by(kind, settings.set_name):
+                await take_away(kind, settings.set_name)
+                typer.echo(f"What {kind} had left is removed.")
     _warn_of_daemon(settings)
 
 

@@ -34,6 +34,7 @@ from amiwatch.daemon.memory import Memory
 from amiwatch.daemon.petitions import FILLING, Clerk
 from amiwatch.errors import ConfigurationError, StoreError
 from amiwatch.firewall.base import Firewall
+from amiwatch.firewall.leftovers import take_over
 from amiwatch.firewall.protection import Protection
 from amiwatch.firewall.scope import Scope
 from amiwatch.firewall.table import make_firewall, make_rule
@@ -112,6 +113,8 @@ class Daemon:
         self.firewall = firewall or make_firewall(
             settings.firewall, prefix=settings.set_name, maxelem=settings.set_size
         )
+        self.is_own_firewall = firewall is None and self.firewall.name != "none"
+        """It was made from the settings, so what another one left under our name is ours, too."""
         self.is_enforcing = settings.mode == "enforce"
         self.listeners = list(listeners)
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
@@ -505,6 +508,8 @@ class Daemon:
         try:
             await self.memory.recall_bans(store)
             async with self._opened_firewall():
+                if self.is_own_firewall:
+                    await take_over(self.firewall.name, self.settings.set_name)
                 await self.memory.recall_people(store)
                 gc.freeze()
                 gc.enable()

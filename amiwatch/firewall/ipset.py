@@ -73,7 +73,9 @@ class IpsetFirewall:
                     raise refusal(answer.code, f"take entries out of the set {self._set(family)!r}")
 
     async def clear(self) -> None:
-        await self._socket.flush(*map(self._set, wire.FAMILIES))
+        ours = [self._set(family) for family in wire.FAMILIES if await self._is_ours(family)]
+        if ours:
+            await self._socket.flush(*ours)
 
     async def entries(self) -> list[Entry]:
         return [entry for family in wire.FAMILIES for entry in await self._entries(self._set(family))]
@@ -121,6 +123,11 @@ class IpsetFirewall:
 
     def _set(self, family: int) -> str:
         return set_name(self.prefix, family)
+
+    async def _is_ours(self, family: int) -> bool:
+        """Tell whether the set of a family is there, and no other one of the same name."""
+        options = await self._options(self._set(family))
+        return options is not None and not _is_foreign(family, options)
 
     async def _ensure(self, family: int) -> None:
         name = self._set(family)
@@ -235,11 +242,15 @@ def _refuse_everything(network: IPNetwork) -> None:
 
 def _refuse_foreign(name: str, family: int, options: wire.SetOptions) -> None:
     """Keep our hands off a set of our name that somebody else made for something else."""
-    if options.kind != "hash:net" or options.family != family or not options.has_timeout:
+    if _is_foreign(family, options):
         raise FirewallError(
             f"The set {name!r} exists but is not ours to use ({_described(options)}; wanted: hash:net for "
             f"IPv{family} with timeout): destroy it with 'ipset destroy {name}', or give amiwatch another set name."
         )
+
+
+def _is_foreign(family: int, options: wire.SetOptions) -> bool:
+    return options.kind != "hash:net" or options.family != family or not options.has_timeout
 
 
 def _described(options: wire.SetOptions) -> str:
