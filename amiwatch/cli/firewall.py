@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from amiwatch.cli.asking import living
 from amiwatch.cli.changes import Yes, confirm
-from amiwatch.cli.text import complain, counted, strong
+from amiwatch.cli.text import complain, counted, local, strong, visible
 from amiwatch.errors import Refusal, StoreError
 from amiwatch.firewall.base import Firewall, SetState
 from amiwatch.firewall.leftovers import left_by, others
 from amiwatch.firewall.leftovers import remove as take_away
 from amiwatch.firewall.protection import Protection
 from amiwatch.firewall.rule import FamilyRule, Rule, RuleState
-from amiwatch.firewall.scope import Scope
+from amiwatch.firewall.scope import Scope, learns
+from amiwatch.store.reader import Reader
+from amiwatch.store.records import LearnedPort
 
 if TYPE_CHECKING:
     from amiwatch.config import Settings
@@ -115,12 +118,14 @@ def show(
     """
     settings = context.obj.settings()
     if settings.firewall == "none":
-        typer.echo(json.dumps({"sets": [], "rules": []}) if as_json else DRY_RUN)
+        typer.echo(json.dumps({"sets": [], "rules": [], "learned_ports": []}) if as_json else DRY_RUN)
         return
     states, rule = asyncio.run(_read(settings))
     if as_json:
         rules = [{**asdict(one), "is_present": one.is_present, "packets": one.packets} for one in rule.families]
-        typer.echo(json.dumps({"sets": [asdict(state) for state in states], "rules": rules}, indent=2))
+        learned = [port._asdict() for port in learned_ports(settings.database)]
+        record = {"sets": [asdict(state) for state in states], "rules": rules, "learned_ports": learned}
+        typer.echo(json.dumps(record, indent=2))
     else:
         for line in _lines(states, rule, settings):
             typer.echo(line)
@@ -146,12 +151,16 @@ def _lines(states: list[SetState], rule: RuleState, settings: Settings) -> Itera
     for state in states:
         used = counted(state.references, "rule")
         yield f"set {state.name:<12} {state.count} of {state.capacity} entries, used by {used}"
+    protection = wanted(settings)
     for one in rule.families:
-        yield from _rule_lines(one, settings)
+        yield from _rule_lines(one, settings, protection)
+    if learns(settings.ports):
+        for port in learned_ports(settings.database):
+            yield f"{'port learned':<16} {port.protocol} {port.port}, of {visible(port.pbx)}, {local(port.at)}"
 
 
-def _rule_lines(one: FamilyRule, settings: Settings) -> Iterator[str]:
-    name, protection = f"rule IPv{one.family:<11}", wanted(settings)
+def _rule_lines(one: FamilyRule, settings: Settings, protection: Protection) -> Iterator[str]:
+    name = f"rule IPv{one.family:<11}"
     if not one.is_present and settings.drop_rule == "manual":
         yield f"{name} left to you: the setting AMIWATCH_DROP_RULE is 'manual'"
         return
@@ -165,7 +174,10 @@ def _rule_lines(one: FamilyRule, settings: Settings) -> Iterator[str]:
         yield f"{'':<16}   {where:<40} {counted(drop.packets, 'packet')}"
     yield from _behind_lines(one)
     if not one.covers(protection):
-        yield f"{'':<16}   not what AMIWATCH_PORTS says ({_ports(protection.scope)}): amiwatch firewall install"
+        yield (
+            f"{'':<16}   not what AMIWATCH_PORTS and the ports learned say ({_ports(protection.scope)}): "
+            "amiwatch firewall install"
+        )
 
 
 def _behind_lines(one: FamilyRule) -> Iterator[str]:
@@ -176,7 +188,16 @@ def _behind_lines(one: FamilyRule) -> Iterator[str]:
 
 def wanted(settings: Settings) -> Protection:
     """Say what the rule is to drop."""
-    return Protection(Scope.parse(settings.ports))
+    from amiwatch.daemon.guard import protection
+
+    return protection(settings, learned_ports(settings.database))
+
+
+def learned_ports(database: Path) -> list[LearnedPort]:
+    """Return the ports of Asterisk that its events told; none where the database can't be read, or is not there."""
+    with suppress(StoreError), Reader(database) as reader:
+        return list(reader.learned_ports())
+    return []
 
 
 def _ports(scope: Scope) -> str:

@@ -138,11 +138,12 @@ class Enforcer:
         self._lifts[network] = self._gone[network] = None
         self._wake.set()
 
-    async def protect(self, protection: Protection) -> None:
-        """Have something else dropped from now on. Raises FirewallError; reconcile tries again."""
+    def protect(self, protection: Protection) -> None:
+        """Have something else dropped from the next look at the rule on."""
+        if protection != self.protection and self._rule is None and self.is_enforcing:
+            log.warning("what is to be dropped has changed, and the rule is not ours: see 'amiwatch firewall show'")
         self.protection = protection
         self._rule_checked_at = 0.0
-        await self._check_rule()
 
     async def settle(self) -> None:
         """Wait until all that was ordered so far was tried."""

@@ -62,6 +62,9 @@ class Memory:
     async def recall_bans(self, store: Store, known: set[IPNetwork] | None = None) -> None:
         """Take over the bans in force; with ``known``, add them to it and keep what the ledger has already."""
         self._knows_bans = await _is_learned(self._learn_bans(store, known))
+        # What the rule is to drop is told before it is placed.
+        self._knows_bans &= await _is_learned(self._daemon.guard.recall(store))
+        self._daemon.protect()
         # Before the kernel gets any of them.
         await _is_learned(self._daemon.hold.recall(store))
 
@@ -85,6 +88,7 @@ class Memory:
         if is_new:
             for entry in daemon.allowlist.stored:
                 store.put_allow(entry)
+            daemon.guard.tell(store)
         daemon.hold.tell(store)
         # What is on its way to the disk is no news to it.
         await daemon.settle()

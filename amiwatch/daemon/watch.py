@@ -28,6 +28,7 @@ from amiwatch.daemon.allowlist import Allowlist
 from amiwatch.daemon.books import Books
 from amiwatch.daemon.clock import SteadyClock
 from amiwatch.daemon.enforcer import Done, Enforcer, Order
+from amiwatch.daemon.guard import Guard
 from amiwatch.daemon.hold import Hold
 from amiwatch.daemon.lock import only_one
 from amiwatch.daemon.memory import Memory
@@ -35,8 +36,6 @@ from amiwatch.daemon.petitions import FILLING, Clerk
 from amiwatch.errors import ConfigurationError, StoreError
 from amiwatch.firewall.base import Firewall
 from amiwatch.firewall.leftovers import take_over
-from amiwatch.firewall.protection import Protection
-from amiwatch.firewall.scope import Scope
 from amiwatch.firewall.table import make_firewall, make_rule
 from amiwatch.judgement.judge import Judge
 from amiwatch.judgement.networks import source_key
@@ -142,6 +141,7 @@ class Daemon:
         self.memory = Memory(self)
         self.allowlist = Allowlist(self)
         self.books = Books(self)
+        self.guard = Guard(self)
         self._clients: list[AmiClient] = []
         self.store: Store | None = None
         self._clerk: Clerk | None = None
@@ -156,7 +156,7 @@ class Daemon:
             rule=make_rule(self.firewall.name, settings.set_name)
             if firewall is None and settings.drop_rule == "managed"
             else None,
-            protection=Protection(Scope.parse(settings.ports)),
+            protection=self.guard.protection(),
         )
 
         self.hold = Hold(self, self._enforcer)
@@ -255,6 +255,7 @@ class Daemon:
                 self._strange = 0
                 if is_debug:
                     log.debug("event pbx=%s %s", pbx, _brief(item))
+                self.guard.see(item, pbx)
                 if said := judge.see(item, now):
                     self._take(said, pbx, received)
             elif type(item) is Tampered:
@@ -365,6 +366,10 @@ class Daemon:
         self.judge.ledger.put(ban.network, None if ban.seconds is None else ban.at + ban.seconds)
         self._enforcer.order(Order(ban, "", perf_counter(), by))
         await self.settle()
+
+    def protect(self) -> None:
+        """Have dropped what is known now; the next look at the rule sees to it."""
+        self._enforcer.protect(self.guard.protection())
 
     @property
     def has_firewall_trouble(self) -> bool:
@@ -538,6 +543,8 @@ class Daemon:
     async def _reconcile(self) -> None:
         self._take(self.judge.sweep(self.now()), "", perf_counter())
         self.judge.ledger.expire(self.now())
+        if await self.guard.learn():
+            self.protect()
         await self._enforcer.reconcile()
 
     async def _save(self, store: Store) -> None:

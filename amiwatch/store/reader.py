@@ -35,6 +35,7 @@ from amiwatch.store.records import (
     BanRecord,
     EventRecord,
     GapRecord,
+    LearnedPort,
     LinkRecord,
     OffenderRecord,
     Panic,
@@ -341,6 +342,15 @@ class Reader:
         """Return the requests that wait, the oldest first."""
         sql = f"SELECT {_columns(_RequestRecord)} FROM requests WHERE finished_at IS NULL ORDER BY id"  # noqa: S608
         return [_request(record) for record in self._rows(_RequestRecord, sql, ())]
+
+    def learned_ports(self) -> Iterator[LearnedPort]:
+        """List the ports of Asterisk that its events told, in order."""
+        sql = f"SELECT {_columns(LearnedPort)} FROM learned_ports ORDER BY protocol, port"  # noqa: S608 - texts of ours
+        return self._rows(LearnedPort, sql, ())
+
+    def switches(self) -> dict[str, bool]:
+        """Return what a person switched on or off, by its name."""
+        return {name: bool(is_on) for name, is_on in self._fetch("SELECT name, is_on FROM switches", ())}
 
     def count(self, table: str) -> int:
         """Count the rows of a table (one of ``COUNTED``)."""

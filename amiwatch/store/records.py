@@ -77,6 +77,17 @@ class StoredTrust(NamedTuple):
     last_at: float
 
 
+class LearnedPort(NamedTuple):
+    """A port of Asterisk that its events told."""
+
+    protocol: str
+    """``udp`` or ``tcp``."""
+    port: int
+    pbx: str
+    at: float
+    """When it was learned, by the daemon that learned it last."""
+
+
 @dataclass(frozen=True, slots=True)
 class AttemptCount:
     """

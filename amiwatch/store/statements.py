@@ -307,6 +307,21 @@ TRUST = Statement(
     ),
 )
 
+LEARNED_PORT = Statement(
+    "learned_port",
+    """
+    INSERT INTO learned_ports (protocol, port, pbx, at) VALUES (?, ?, ?, ?)
+    ON CONFLICT (protocol, port) DO UPDATE SET pbx = excluded.pbx, at = excluded.at
+    """,
+    lambda port: tuple(port),
+)
+
+SWITCH = Statement(
+    "switch",
+    "INSERT OR REPLACE INTO switches (name, is_on, at, changed_by) VALUES (?, ?, ?, ?)",
+    lambda name, is_on, at, by: (name, is_on, at, bounded(by)),
+)
+
 
 def _status_row(status: Status) -> Row:
     counters = json.dumps(dict(status.counters))
@@ -358,6 +373,7 @@ FORGET: dict[str, str] = {
     "links": _in_steps("links", "at < :before"),
     "gaps": _in_steps("gaps", "ended_at < :before"),
     "tampered": _in_steps("tampered", "at < :before"),
+    "learned_ports": _in_steps("learned_ports", "at < :before", key="protocol, port"),
 }
 """Retention: how the old rows of each table go. Evidence goes with its ban."""
 

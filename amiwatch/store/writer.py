@@ -43,6 +43,7 @@ from amiwatch.store.reader import Reader
 from amiwatch.store.records import (
     AllowEntry,
     AttemptCount,
+    LearnedPort,
     Panic,
     Request,
     Status,
@@ -333,6 +334,14 @@ class Store:
         """Record trust that a login earned, or extend it."""
         self._put_noise(statements.TRUST, network, account, since, until, last_at)
 
+    def put_learned_port(self, port: LearnedPort) -> None:
+        """Record a port of Asterisk, or that it was learned anew."""
+        self._put_ban(statements.LEARNED_PORT, port)
+
+    def put_switch(self, name: str, *, is_on: bool, at: float, by: str) -> None:
+        """Record what a person switched on or off."""
+        self._put_ban(statements.SWITCH, name, is_on, at, by)
+
     def put_status(self, status: Status) -> None:
         """Say how the daemon is; only the latest is written."""
         self._status = status
@@ -397,6 +406,14 @@ class Store:
     async def trials(self) -> list[Trial]:
         """Return the bans that were not confirmed; the time of some may be over. Raises StoreError."""
         return await self._read(lambda reader: reader.trials())
+
+    async def learned_ports(self) -> list[LearnedPort]:
+        """Return the ports of Asterisk that were learned. Raises StoreError."""
+        return await self._read(lambda reader: list(reader.learned_ports()))
+
+    async def switches(self) -> dict[str, bool]:
+        """Return what a person switched on or off, by its name. Raises StoreError."""
+        return await self._read(lambda reader: reader.switches())
 
     async def pending_requests(self) -> list[Request]:
         """Return the requests that nobody finished (nor this store was told to finish), oldest first. StoreError."""

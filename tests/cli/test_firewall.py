@@ -8,6 +8,7 @@ from contextlib import closing
 import pytest
 
 from amiwatch.firewall import libnftables
+from amiwatch.store.records import LearnedPort
 from amiwatch.testing.netns import Wire
 
 
@@ -27,7 +28,7 @@ def test_a_dry_run_has_nothing_to_install(call):
         result = call("firewall", command)
         assert result.exit_code == 0
         assert "dry run" in result.stdout
-    assert json.loads(call("firewall", "show", "--json").stdout) == {"sets": [], "rules": []}
+    assert json.loads(call("firewall", "show", "--json").stdout) == {"sets": [], "rules": [], "learned_ports": []}
 
 
 @pytest.mark.kernel
@@ -92,7 +93,7 @@ def test_a_rule_that_is_left_to_the_administrator_is_not_placed(kernel):
 @pytest.mark.kernel
 def test_other_ports_than_the_settings_say_are_noticed(kernel):
     kernel("firewall", "install", AMIWATCH_PORTS="5080/udp")
-    assert "not what AMIWATCH_PORTS says" in kernel("firewall", "show").stdout
+    assert "not what AMIWATCH_PORTS and the ports learned say" in kernel("firewall", "show").stdout
     assert "does not drop what AMIWATCH_PORTS" in kernel("check").stdout
 
 
@@ -145,3 +146,14 @@ def test_the_commands_work_with_nftables_as_with_ipset(call):
     finally:
         assert kernel("firewall", "remove", "--yes").exit_code == 0
     assert kernel("firewall", "show").exit_code == 1
+
+
+@pytest.mark.kernel
+def test_ports_that_were_learned_are_closed_and_shown(kernel, fill):
+    fill(lambda store: store.put_learned_port(LearnedPort("udp", 38000, "office", 1_795_345_200.0)))
+    assert "udp 4569,5060:5061,38000" in kernel("firewall", "install").stdout
+    shown = kernel("firewall", "show")
+    assert shown.exit_code == 0
+    assert "port learned     udp 38000, of office, 2026-11-22" in shown.stdout
+    assert json.loads(kernel("firewall", "show", "--json").stdout)["learned_ports"][0]["port"] == 38000
+    assert "38000" not in kernel("firewall", "install", AMIWATCH_PORTS="5060").stdout
