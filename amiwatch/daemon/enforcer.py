@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from amiwatch.errors import FirewallError, FirewallPermission
-from amiwatch.firewall.base import MAX_TIMEOUT, Entry, Firewall
+from amiwatch.firewall.base import MAX_TIMEOUT, Entry, Firewall, parts
 from amiwatch.firewall.protection import Protection
 from amiwatch.firewall.rule import Rule
 from amiwatch.judgement.ledger import Ledger
@@ -37,8 +37,14 @@ RULE_TIME = 2.5
 REARM = 3600.0
 """A kernel timeout may be this much shorter, in seconds, than we want before it is set again."""
 
-SLICE = 5_000
-"""Entries handled between two turns of the event loop: some 10 ms."""
+SLICE = 2_000
+"""Entries handled between two turns of the event loop: some 5 ms, and what one nftables message takes."""
+
+LONG_LISTING = 50_000
+"""Entries from which on a start does not wait for the comparison, where the kernel holds about as many as we want."""
+
+SHARE = 50
+"""A full comparison that took a second is not made again for so many: nftables lists a million for a minute."""
 
 ENDING = 10
 """An unknown entry with no more seconds left than this is let go: a ban of ours that ended while the kernel, which got
@@ -99,8 +105,10 @@ class Enforcer:
         """Orders that the kernel is being told of just now."""
         self._lifts: dict[IPNetwork, None] = {}
         """What must leave the kernel; it stays here until the kernel did it."""
+        self._leaving: dict[IPNetwork, None] = {}
+        """What the kernel is being told to let go just now."""
         self._gone: dict[IPNetwork, None] = {}
-        """What was lifted since the last listing began."""
+        """What was lifted since the last listing began, or was still to leave then."""
         self._victims: list[IPNetwork] = []
         self._wake = asyncio.Event()
         self._closing = asyncio.Lock()
@@ -108,6 +116,7 @@ class Enforcer:
         self._waiters: list[asyncio.Future[None]] = []
         self._is_listing_due = True
         self._listed_at = 0.0
+        self._listing_took = 0.0
         self._mismatches = 0
         self._is_rule_said = False
         self._rule_checked_at = 0.0
@@ -161,14 +170,15 @@ class Enforcer:
             self._wake.clear()
             waiters, self._waiters = self._waiters, []
             orders, self._orders = list(self._orders), deque()
-            lifts, self._lifts = self._lifts, {}
+            lifts = self._leaving = self._lifts
+            self._lifts = {}
             self._under_way = len(orders)
             # A ban and its lifting may have been ordered in either order: the ledger knows how it ended.
             await self._carry_out(
                 [order for order in orders if order.ban.network in self._ledger],
                 [network for network in lifts if network not in self._ledger],
             )
-            self._under_way = 0
+            self._under_way, self._leaving = 0, {}
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -250,7 +260,10 @@ class Enforcer:
     async def begin(self) -> None:
         """Open the firewall and make it hold what the ledger wants. Raises FirewallError."""
         await self.firewall.open()
-        await self._restore()
+        held = sum(state.count for state in await self.firewall.states())
+        # Where a long list is there already, hearing is more urgent: the first reconcile compares entry by entry.
+        if not self.is_blocking or held < max(LONG_LISTING, len(self._ledger) * 99 // 100):
+            await self._restore()
         await self._check_rule()
 
     async def reconcile(self) -> None:
@@ -285,42 +298,54 @@ class Enforcer:
         # The kernel's timeouts and ours differ by up to a second: a small difference must last to count.
         self._mismatches = self._mismatches + 1 if count != wanted else 0
         is_large = abs(count - wanted) > max(0, wanted) // 100 + len(self._orders) + self._under_way
-        is_old = perf_counter() - self._listed_at > FULL_LISTING
+        is_old = perf_counter() - self._listed_at > max(FULL_LISTING, SHARE * self._listing_took)
         return self._is_listing_due or self._mismatches > 1 or is_large or is_old
 
     async def _restore(self) -> None:
         """Compare entry by entry; add what is missing or ends too soon, adopt or remove what is unknown."""
         self._is_listing_due = True  # until all of it was done
-        self._gone.clear()
+        self._gone = {**self._leaving, **self._lifts}
         if not self.is_blocking:
             await self._clear()
             return
-        found = {entry.network: entry for entry in await self.firewall.entries()}
-        self._listed_at = perf_counter()
-        now = self._now()
-        missing: list[Entry] = []
-        for number, (network, left) in enumerate(self._ledger.wanted(now)):
-            entry = found.pop(network, None)
-            if entry is None or _ends_too_soon(entry, left):
-                missing.append(Entry(network, None if left is None else max(1, round(left))))
-            if number % SLICE == SLICE - 1:
-                await asyncio.sleep(0)
-        await self._put_back(missing)
+        found = await self._found()
+        now, restored = self._now(), 0
+        for part in parts(self._ledger.wanted(now), SLICE):
+            late = self._now() - now
+            missing = [
+                Entry(network, None if left is None else max(1, round(left - late)))
+                for network, left in part
+                if _is_lacking(found.pop(network, None), left)
+            ]
+            restored += await self._put_back(missing)
+            await asyncio.sleep(0)
+        if stale := [network for network in self._gone if network not in self._ledger]:
+            await self.firewall.remove(stale)  # lifted in these very moments, and maybe put back by us
+        if restored:
+            log.info("entries restored count=%d", restored)
         if self.is_blocking:
             await self._sort_out(found.values())
             self._is_listing_due = False
 
-    async def _put_back(self, missing: list[Entry]) -> None:
-        for begin in range(0, len(missing), SLICE):
-            if not self.is_blocking:  # since a moment ago
-                return
-            part = missing[begin : begin + SLICE]
-            # Something was lifted while we compared: the ledger knows what.
-            await self._add([entry for entry in part if entry.network in self._ledger] if self._gone else part)
-        if stale := [network for network in self._gone if network not in self._ledger]:
-            await self.firewall.remove(stale)  # lifted in these very moments, and maybe put back by us
+    async def _found(self) -> dict[IPNetwork, Entry]:
+        """List what the kernel holds, by network."""
+        began = perf_counter()
+        found: dict[IPNetwork, Entry] = {}
+        for part in parts(await self.firewall.entries(), SLICE):
+            found |= {entry.network: entry for entry in part}
+            await asyncio.sleep(0)
+        self._listed_at = perf_counter()
+        self._listing_took = self._listed_at - began
+        return found
+
+    async def _put_back(self, missing: list[Entry]) -> int:
+        if not self.is_blocking:  # since a moment ago
+            return 0
+        if self._gone:  # something was lifted while we compared: the ledger knows what
+            missing = [entry for entry in missing if entry.network in self._ledger]
         if missing:
-            log.info("entries restored count=%d", len(missing))
+            await self._add(missing)
+        return len(missing)
 
     async def _sort_out(self, unknown: Iterable[Entry]) -> None:
         """Adopt entries of ours that nobody remembers; remove those that must not be."""
@@ -396,7 +421,10 @@ def _entry(ban: Ban) -> Entry:
     return Entry(ban.network, ban.seconds, is_new=ban.rule not in BY_HAND)
 
 
-def _ends_too_soon(entry: Entry, wanted: float | None) -> bool:
+def _is_lacking(entry: Entry | None, wanted: float | None) -> bool:
+    """Tell whether an entry is not there, or ends too soon."""
+    if entry is None:
+        return True
     if entry.seconds is None:
         return wanted is not None
     if wanted is None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from amiwatch.ami.client import LinkState
 from amiwatch.errors import StoreError
+from amiwatch.firewall.base import parts
 from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.values import FORCED, Ban, IPNetwork
 from amiwatch.store.reader import Reader
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 
 PUT_SLICE = 500
 """Rows put into the store's queue between two turns of the event loop: some 5 ms."""
+
+LEARN_SLICE = 1_000
+"""Rows taken over between two turns of the event loop: some 5 ms."""
 
 STORE_CROWDED = 50_000
 """Rows that wait for the disk from which on a chore that writes by the hundred thousand waits, too."""
@@ -148,7 +152,7 @@ class Memory:
         daemon, ledger = self._daemon, self._daemon.judge.ledger
         now = daemon.now()
         shift = daemon.now.utc(now) - now
-        async for bans in store.active_ban_chunks(now + shift):
+        async for bans in store.active_ban_chunks(now + shift, rows=LEARN_SLICE):
             for ban in bans:
                 if known is not None:
                     known.add(ban.network)
@@ -164,9 +168,11 @@ class Memory:
         daemon, judge = self._daemon, self._daemon.judge
         now = daemon.now()
         shift = daemon.now.utc(now) - now
-        for offender in await store.offenders(now + shift - 2 * judge.policy.decay):
-            key = source_key(offender.network.network_address)
-            judge.ladder.remember(key, offender.level, end_of(offender.last_at, offender.until, now, shift) or now)
+        for part in parts(await store.offenders(now + shift - 2 * judge.policy.decay), LEARN_SLICE):
+            for offender in part:
+                key = source_key(offender.network.network_address)
+                judge.ladder.remember(key, offender.level, end_of(offender.last_at, offender.until, now, shift) or now)
+            await asyncio.sleep(0)
         for trust in await store.trust(now + shift):
             at = min(now, trust.last_at - shift)
             judge.trust.grant(source_key(trust.network.network_address), trust.account, at)
