@@ -19,7 +19,7 @@ from amiwatch.config.written import described, example, rules_table, settings_ta
 from amiwatch.errors import ConfigurationError
 from amiwatch.firewall.names import checked_prefix
 from amiwatch.firewall.scope import EVERYTHING, VOIP_PORTS, Scope
-from amiwatch.judgement.rules import CLOSED, OFFICE, POLICIES, Policy
+from amiwatch.judgement.rules import CLOSED, OFFICE, POLICIES, TRIPWIRES, Policy
 from amiwatch.judgement.sources import HISTORY
 
 ROOT = Path(__file__).parent.parent
@@ -510,6 +510,16 @@ def test_a_limit_that_memory_can_never_reach_is_a_mistake(mistakes):
 )
 def test_what_the_settings_take_for_ports_the_firewall_reads(read, written, scope):
     assert Scope.parse(read(PORTS=written).ports) == scope
+
+
+def test_a_word_stands_for_the_suggested_tripwires(read):
+    assert read(TRIPWIRES="suggested, 2000").tripwires == {*TRIPWIRES, "2000"}
+    assert read(toml='tripwires = ["suggested"]').tripwires == set(TRIPWIRES)
+
+
+def test_bans_on_events_of_chan_sip_are_warned_about(read):
+    (warning,) = read(BAN_CHAN_SIP="on").warnings
+    assert warning.startswith("AMIWATCH_BAN_CHAN_SIP: chan_sip reports whatever address the sender writes into Via")
 
 
 def test_a_tripwire_with_a_character_that_nobody_sees_is_a_mistake(mistakes):

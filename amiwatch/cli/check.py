@@ -25,6 +25,7 @@ import typer
 from amiwatch.cli.asking import is_alive, living
 from amiwatch.cli.running import USUAL_DATABASE
 from amiwatch.cli.text import counted, iso, strong, visible, wrapped
+from amiwatch.config.texts import SUGGESTED
 from amiwatch.errors import (
     AmiError,
     AmiLoginRefused,
@@ -36,6 +37,7 @@ from amiwatch.errors import (
     StoreError,
     StoreUnavailable,
 )
+from amiwatch.judgement.rules import TRIPWIRES
 from amiwatch.store import schema
 from amiwatch.store.reader import Reader
 
@@ -170,6 +172,9 @@ def _settings(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "settings", Mark.DOUBT, "observe mode: nothing is blocked", "when you trust it: AMIWATCH_MODE=enforce"
         )
+    if not settings.tripwires:
+        to_do = f"AMIWATCH_TRIPWIRES={SUGGESTED} bans whoever tries a name that no PBX has: {', '.join(TRIPWIRES)}"
+        yield Finding("settings", Mark.GOOD, "no tripwire accounts are set", to_do)
     if not settings.allowlist.networks and not settings.allowlist.names:
         yield Finding(
             "settings",
@@ -423,12 +428,17 @@ def _database(settings: Settings) -> Iterator[Finding]:
     try:
         with Reader(path) as reader:
             status, bans = reader.status(), reader.count("bans")
+            known = {trust.account for trust in reader.stored_trust(time.time())}
     except StoreError as error:
         yield Finding("database", Mark.BAD, str(error), _remedy(error), error.exit_code)
         return
     size = sum(part.stat().st_size for part in _parts(path))
     text = f"{path}: version {len(schema.migrations())}, {size / 1e6:.1f} MB, {counted(bans, 'ban')}"
     yield Finding("database", Mark.GOOD, text)
+    wires = {name.casefold() for name in settings.tripwires}
+    for account in sorted(name for name in known if name.casefold() in wires):
+        text = f"the tripwire {account!r} is an account that logs in: one mistake of its phone would be its ban"
+        yield Finding("settings", Mark.DOUBT, text, "take it out of AMIWATCH_TRIPWIRES")
     if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
         to_do = "the daemon must be able to; your changes wait for it"
         yield Finding("database", Mark.DOUBT, f"{path} or its directory may not be written by you", to_do)

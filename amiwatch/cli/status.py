@@ -30,6 +30,7 @@ WORDS = {
     "tampered": ("block refused", "blocks refused"),
     "tainted": ("event not believed, after a block refused", "events not believed, after a block refused"),
     "shed": ("event not judged for lack of time", "events not judged for lack of time"),
+    "chan_sip": ("event of chan_sip, which bans nobody", "events of chan_sip, which ban nobody"),
     "held_back": ("ban held back by the ceiling", "bans held back by the ceiling"),
     "alerts_held_back": ("alert held back by the ceiling", "alerts held back by the ceiling"),
     "sources": ("source watched", "sources watched"),

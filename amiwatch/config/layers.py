@@ -291,6 +291,11 @@ def _sentences(error: ValidationError, layers: Sequence[_Layer]) -> Iterator[str
 def _doubts(settings: Settings, layers: Sequence[_Layer]) -> Iterator[str]:
     """Yield what is no mistake, but perhaps not meant."""
     yield from _doubts_of_allowlist(layers)
+    if settings.ban_chan_sip:
+        yield (
+            f"{variable(['ban_chan_sip'])}: chan_sip reports whatever address the sender writes into Via, so "
+            "anybody can have those banned who are neither trusted nor allowed; move the phones to PJSIP"
+        )
     for path, one in settings.by_path():
         if one.tls and not one.verify:
             yield f"{variable((*path, 'verify'))}: whoever answers in the place of {one.host!r} is trusted"

@@ -12,10 +12,14 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import BeforeValidator, SecretStr
 
+from amiwatch.judgement.rules import TRIPWIRES
 from amiwatch.judgement.values import IPNetwork
 
 MAX_DURATION = 3650 * 86400
 """Ten years, in seconds: longer is a slip of the pen, and the arithmetic of dates has an end."""
+
+SUGGESTED = "suggested"
+"""Stands for the tripwires that are suggested."""
 
 UINT32 = 2**32 - 1
 """The largest ``maxelem`` of a kernel set."""
@@ -191,7 +195,9 @@ def accounts(value: object) -> frozenset[str]:
     hidden = [word for word in found if not word.isprintable()]
     if hidden:
         raise Mistakes([f"{word!r} holds a character that can't be seen; write it without" for word in hidden])
-    return frozenset(found)
+    if SUGGESTED in found:
+        found += TRIPWIRES
+    return frozenset(found) - {SUGGESTED}
 
 
 def allowed(value: object) -> Allowlist:

@@ -73,6 +73,7 @@ class Books:
                 "repeats": counters.repeats,
                 "shed": daemon.shed,
                 "bans": len(judge.ledger),
+                "chan_sip": counters.chan_sip,
                 "held_back": counters.held_back,
                 "alerts_held_back": counters.alerts_held_back,
                 "sources": len(judge.sources),

@@ -330,11 +330,11 @@ class Judge:
             changed.append(Measure.ONE_ACCOUNT)
         if account is not None:
             changed.append(Measure.ACCOUNTS)
-        if self._tripwires and dialogue_is != "ami":
-            if (event.account if account is None else account).casefold() in self._tripwires:
-                changed.append(Measure.TRIPWIRE)
+        tried = event.account if account is None else account
+        if self._tripwires and dialogue_is != "ami" and tried.casefold() in self._tripwires:
+            changed.append(Measure.TRIPWIRE)
         for measure in (Measure.ATTEMPTS, *changed):
-            source.note(measure, now, is_proven=is_proven, account=event.account if account is None else account)
+            source.note(measure, now, is_proven=is_proven, account=tried)
         self.sources.weigh(key, source)
         judged = self._verdicts.judge(key, source, event, now, (*reversed(changed), Measure.ATTEMPTS))
         return (*said, *judged) if said else judged

@@ -99,6 +99,14 @@ def allowed_reason(source: Source, rule: Rule, now: float, allowed: tuple[IPNetw
     return f"{window(source, rule, now)}, but {allowed[0]} is never banned: {allowed[1]}"
 
 
+def chan_sip_reason(source: Source, rule: Rule, now: float) -> str:
+    """Say why a source that chan_sip reports is not banned."""
+    return (
+        f"{window(source, rule, now)} ({_names(source)}) over chan_sip, which reports whatever address the sender "
+        "writes into Via, so nobody is banned for it"
+    )
+
+
 def ceiling_reason(limit: int) -> str:
     """Say that bans are held back."""
     return f"more than {limit} new bans a minute on evidence that forged UDP packets could make: held back"

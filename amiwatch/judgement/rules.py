@@ -34,7 +34,7 @@ class Measure(IntEnum):
     AMI = auto()
     """Failed logins to the manager itself."""
     TRIPWIRE = auto()
-    """Attempts on an account of the tripwire list."""
+    """Attempts on an account of the tripwire list; the manager's users are none (FreePBX has an ``admin``)."""
     ONE_ACCOUNT = auto()
     """Passwords tried on one and the same account that exists and for which the source has no trust."""
 
@@ -138,6 +138,14 @@ be far worse than an office before it is banned."""
 
 POLICIES: dict[str, tuple[Rule, ...]] = {"office": OFFICE, "closed": CLOSED, "carrier": CARRIER}
 """Each has all rows, so that a setting can switch any of them on or off."""
+
+
+TRIPWIRES = (
+    "admin", "administrator", "root", "sysadmin", "superuser", "nobody", "ubuntu", "oracle", "postgres", "mysql",
+    "www-data", "password", "sipvicious",
+)  # fmt: skip
+"""Names that scanners try and no phone has. Left out because honest ones say them: ``asterisk`` (other PBXs that ping),
+``anonymous``, ``guest``, ``test``, ``sipp``, and all numbers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from amiwatch.judgement.reasons import (
     allowed_reason,
     ban_reason,
     ceiling_reason,
+    chan_sip_reason,
     phone_reason,
     quiet_reason,
     share_reason,
@@ -177,6 +178,8 @@ class Verdicts:
         is_proven: bool,
     ) -> Sequence[Verdict]:
         source.spared_until = _next_minute(now)
+        if event.service == "SIP" and not self.policy.ban_chan_sip:
+            return self.alarms.tell("chan_sip_offender", key, event, now, lambda: chan_sip_reason(source, rule, now))
         if (spared := self._spared.covering(event.source)) is not None:
             return self.alarms.tell(
                 "allowed_offender", key, event, now, lambda: allowed_reason(source, rule, now, spared[1])

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from ipaddress import ip_network
 
 import pytest
 
@@ -111,6 +112,25 @@ async def test_a_name_of_the_allowlist_without_an_address_is_bad(check, fake_ast
     code, text, findings = await check(fake_asterisk, AMIWATCH_ALLOWLIST="localhost")
     assert (code, bad(findings)) == (78, ["allowlist"])
     assert "'office.invalid' has no address now" in text
+
+
+async def test_tripwires_are_suggested_and_one_that_logs_in_is_doubted(check, fake_asterisk, path):
+    _, _, findings = await check(fake_asterisk)
+    (hint,) = [one["to_do"] for one in findings if one["text"] == "no tripwire accounts are set"]
+    assert hint.startswith("AMIWATCH_TRIPWIRES=suggested ")
+    async with await Store.open(path) as store:
+        now = time.time()
+        store.put_trust(ip_network("192.0.2.7"), "Root", now, now + 60, now)
+        store.put_trust(ip_network("192.0.2.7"), "1001", now, now + 60, now)
+        await store.flush()
+    _, _, findings = await check(fake_asterisk, AMIWATCH_TRIPWIRES="suggested")
+    doubts = [one["text"] for one in findings if one["mark"] == "doubt" and "tripwire" in one["text"]]
+    assert doubts == ["the tripwire 'Root' is an account that logs in: one mistake of its phone would be its ban"]
+
+
+async def test_bans_on_events_of_chan_sip_are_doubted(check, fake_asterisk):
+    _, text, _ = await check(fake_asterisk, AMIWATCH_BAN_CHAN_SIP="on")
+    assert "! settings  AMIWATCH_BAN_CHAN_SIP: chan_sip reports whatever" in text
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def test_a_daemon_that_hears_is_well(call, fill):
 
 def test_what_was_left_out_is_counted_where_anything_was(call, fill):
     found = daemon(os.getpid())
-    left = {"shed": 1, "tainted": 2, "alerts_held_back": 3, "sources_forgotten": 1, "sources": 1}
+    left = {"shed": 1, "tainted": 2, "alerts_held_back": 3, "sources_forgotten": 1, "sources": 1, "chan_sip": 4}
     fill(lambda store: store.put_status(replace(found, counters={**found.counters, **left})))
     text = call("status").stdout
     for part in (
@@ -32,6 +32,7 @@ def test_what_was_left_out_is_counted_where_anything_was(call, fill):
         "3 alerts held back by the ceiling\n",
         "1 source forgotten for lack of room\n",
         "1 source watched\n",
+        "4 events of chan_sip, which ban nobody\n",
     ):
         assert part in text
     fill(lambda store: store.put_status(found))

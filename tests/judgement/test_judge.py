@@ -10,7 +10,7 @@ import pytest
 
 from amiwatch.judgement.alarms import ALERT_PAUSE, ALERTS_A_MINUTE
 from amiwatch.judgement.networks import source_key
-from amiwatch.judgement.rules import CLOSED, DAY, HOUR, MINUTE, OFFICE, POLICIES, Measure, Policy, Rule
+from amiwatch.judgement.rules import CLOSED, DAY, HOUR, MINUTE, OFFICE, POLICIES, TRIPWIRES, Measure, Policy, Rule
 from amiwatch.judgement.sources import HISTORY, REPEATS
 from amiwatch.judgement.trouble import BURST_SAMPLES
 from amiwatch.judgement.verdicts import FOUND_AFTER
@@ -602,6 +602,25 @@ def test_chan_sip_never_bans_unless_opted_in(case: Case, transport: str) -> None
         assert not any(ban.is_proven for ban in story.bans)
 
 
+@pytest.mark.parametrize("case", [Case.SIP_WRONG_PASSWORD, Case.SIP_NO_ANSWER])
+def test_chan_sip_is_counted_and_alerted_apart_from_who_really_has_the_address(case: Case) -> None:
+    story = Story()
+    story.tries(case, SCAN, every=1)
+    assert story.kinds() == ["chan_sip_offender"]
+    assert "over chan_sip" in story.alerts[0].reason
+    assert story.judge.counters.chan_sip >= len(SCAN)
+    assert story.judge.tally.drain()
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:4], every=1)  # the next would be the fifth of this address
+    assert not story.bans
+
+
+def test_forged_addresses_of_chan_sip_are_no_mass_failure_and_no_storm() -> None:
+    story = Story()
+    for number in range(200):
+        story.attempt(Case.SIP_WRONG_PASSWORD, account=f"10{number}", source=f"198.51.100.{number}", transport="TCP")
+    assert not story.verdicts
+
+
 def test_chan_sip_over_tcp_cannot_ban_a_trusted_office_even_if_opted_in() -> None:
     story = Story(ban_chan_sip=True)
     logs_in(story, PHONE)
@@ -779,6 +798,18 @@ def test_a_tripwire_is_compared_without_case_and_bans_at_once() -> None:
     for case in (Case.UNKNOWN_ACCOUNT, Case.WRONG_PASSWORD):
         story = Story(tripwires=frozenset({"Admin"}))
         assert [ban.rule for ban in bans(story.attempt(case, account="aDMIN"))] == ["tripwire"]
+
+
+def test_a_user_of_the_manager_is_no_tripwire() -> None:
+    """FreePBX's manager has a user ``admin``."""
+    story = Story(tripwires=frozenset({"admin"}))
+    assert not story.attempt(Case.AMI_WRONG_SECRET, account="admin")
+
+
+def test_the_suggested_tripwires_are_no_numbers_and_no_names_that_honest_ones_say() -> None:
+    assert len(set(TRIPWIRES)) == len(TRIPWIRES)
+    assert not any(name.isdigit() or name != name.casefold() for name in TRIPWIRES)
+    assert not {"asterisk", "anonymous", "unknown", "sipp", "guest", "test", "ping", ""} & set(TRIPWIRES)
 
 
 # The ladder.
