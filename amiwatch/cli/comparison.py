@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from amiwatch.cli.alternatives import Alternative, Difference, Effect, Hit
-from amiwatch.cli.text import counted, iso, strong, visible, wrapped
+from amiwatch.cli.text import alert_page, counted, iso, strong, visible, wrapped
 from amiwatch.judgement.reasons import duration
 from amiwatch.judgement.values import Ban, IPNetwork, Verdict
 
@@ -68,7 +68,8 @@ def as_line(verdict: Verdict) -> str:
         time = "for ever" if verdict.seconds is None else duration(verdict.seconds)
         said = f"ban    {verdict.network}  {time}  {verdict.rule}: {verdict.reason}"
     else:
-        said = f"alert  {verdict.address or '-'}  {verdict.kind}: {verdict.reason}"
+        about = verdict.address or (repr(verdict.account) if verdict.account else "-")
+        said = f"alert  {about}  {verdict.kind}: {verdict.reason} ({alert_page(verdict.kind)})"
     return f"{_moment(verdict.at)}  {visible(said)}"
 
 

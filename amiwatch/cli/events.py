@@ -9,12 +9,12 @@ import typer
 
 from amiwatch.cli.call import network, seconds
 from amiwatch.cli.listing import AsCsv, AsJson, Listing, form
-from amiwatch.cli.text import iso, short
+from amiwatch.cli.text import alert_page, iso, short
 from amiwatch.store.reader import Reader
 from amiwatch.store.records import EventRecord
 
 FIELDS = (
-    "type", "first", "last", "times", "address", "account", "what", "service", "transport", "pbx", "reason",
+    "type", "first", "last", "times", "address", "account", "what", "service", "transport", "pbx", "reason", "page",
 )  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def _listing(now: float) -> Listing[EventRecord]:
             f"{event.times:>5}",
             event.address or "-",
             event.what if event.type == "attempt" else f"! {event.what}",
-            f"{event.account}: {event.reason}" if event.reason else event.account,
+            _words(event),
         ),
         fields=FIELDS,
         values=lambda event: (
@@ -68,6 +68,14 @@ def _listing(now: float) -> Listing[EventRecord]:
             event.transport,
             event.pbx,
             event.reason,
+            alert_page(event.what) if event.type == "alert" else "",
         ),
         nothing="Nothing was seen.",
     )
+
+
+def _words(event: EventRecord) -> str:
+    if event.type == "attempt":
+        return event.account
+    account = f"{event.account}: " if event.account else ""
+    return f"{account}{event.reason} ({alert_page(event.what)})"

@@ -83,6 +83,11 @@ def wrapped(text: str, *, head: str = "", indent: int = 0) -> str:
     )
 
 
+def alert_page(kind: str) -> str:
+    """Name the page that explains a kind of alert."""
+    return f"docs/alerts.md#{kind}"
+
+
 def complain(sentence: str) -> None:
     """Say on standard error what went wrong, one line for each line of it."""
     for line in sentence.splitlines():
