@@ -11,7 +11,7 @@ from typing import Protocol
 
 from amiwatch.ami.wire import Tampered, Wire
 from amiwatch.judgement.networks import source_key
-from amiwatch.judgement.values import Alert, Ban, IPAddress, SecurityEvent, Verdict
+from amiwatch.judgement.values import Alert, Ban, IPAddress, Lift, SecurityEvent, Verdict
 from amiwatch.testing.actors import SLOW_BAR, Actor, Role
 from amiwatch.testing.world import Happening, World
 
@@ -44,6 +44,7 @@ class Score:
     actors: int = 0
     sources: int = 0
     banned: int = 0
+    lifted: int = 0
     many: int = 0
     many_missed: int = 0
     enough: int = 0
@@ -131,6 +132,7 @@ class Board:
         score.sources += 1
         is_banned, tried = key in play.banned, play.world.tried[key]
         score.banned += is_banned
+        score.lifted += key in play.lifted
         where = f"{play.world.name}, seed {play.world.seed}: "
         if actor.role is Role.HONEST and is_banned:
             self.misjudged.append(f"{where}{actor.name}: {play.banned[key]}")
@@ -154,7 +156,9 @@ class Play:
         self.player = player
         self.events = 0
         self.banned: dict[int, str] = {}
-        """Source → why it was banned first."""
+        """Source → why it was banned first; not for a ban that was lifted."""
+        self.lifted: set[int] = set()
+        """Sources whose ban was lifted, so that it lasted seconds."""
         self.through: Counter[int] = Counter()
         """Source → attempts that arrived before its first ban."""
         self.made: Counter[Actor] = Counter()
@@ -191,6 +195,8 @@ class Play:
         for verdict in self.player.see(event, event.at):
             if isinstance(verdict, Ban):
                 self._ban(verdict)
+            elif isinstance(verdict, Lift):
+                self._lift(verdict)
             else:
                 self._alert(verdict, happening.actor)
 
@@ -200,6 +206,12 @@ class Play:
         self.banned.setdefault(key, f"{ban.rule}: {ban.reason}")
         if self.world.owner(ban.address) is None:
             self.strangers.add(key)
+
+    def _lift(self, lift: Lift) -> None:
+        key = source_key(lift.address)
+        self.banned.pop(key, None)
+        self.strangers.discard(key)
+        self.lifted.add(key)
 
     def _alert(self, alert: Alert, sender: Actor) -> None:
         owner = None if alert.address is None else self.world.owner(alert.address)
@@ -225,8 +237,8 @@ SAID_OF_VICTIMS = frozenset(
 # Printing.
 
 HEAD = (
-    "who", "sources", "banned", f"missed >={MANY}", f"missed >={ENOUGH}", "median", "90 %", "worst", "arrived",
-    "alerts right", "wrong", "missing",
+    "who", "sources", "banned", "lifted", f"missed >={MANY}", f"missed >={ENOUGH}", "median", "90 %", "worst",
+    "arrived", "alerts right", "wrong", "missing",
 )  # fmt: skip
 
 
@@ -254,6 +266,7 @@ def _row(name: str, score: Score) -> Iterator[object]:
     yield f"{name} ({score.role})"
     yield f"{score.sources:,}"
     yield f"{score.banned:,}"
+    yield f"{score.lifted:,}" if score.lifted else ""
     yield f"{score.many_missed} of {score.many}" if is_attacker else ""
     yield f"{score.enough_missed} of {score.enough}" if is_attacker else ""
     yield f"{median(through):g}" if through else ""

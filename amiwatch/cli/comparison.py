@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from amiwatch.cli.alternatives import Alternative, Difference, Effect, Hit
 from amiwatch.cli.text import alert_page, counted, iso, strong, visible, wrapped
 from amiwatch.judgement.reasons import duration
-from amiwatch.judgement.values import Ban, IPNetwork, Verdict
+from amiwatch.judgement.values import Ban, IPNetwork, Lift, Verdict
 
 SHOWN = 10
 """Sources named on each side of a difference; the JSON has all."""
@@ -52,6 +52,14 @@ def as_record(verdict: Verdict) -> dict[str, object]:
             "level": verdict.level,
             "reason": verdict.reason,
         }
+    if isinstance(verdict, Lift):
+        return {
+            "type": "lift",
+            "at": iso(verdict.at),
+            "address": str(verdict.address),
+            "network": str(verdict.network),
+            "reason": verdict.reason,
+        }
     return {
         "type": "alert",
         "at": iso(verdict.at),
@@ -67,6 +75,8 @@ def as_line(verdict: Verdict) -> str:
     if isinstance(verdict, Ban):
         time = "for ever" if verdict.seconds is None else duration(verdict.seconds)
         said = f"ban    {verdict.network}  {time}  {verdict.rule}: {verdict.reason}"
+    elif isinstance(verdict, Lift):
+        said = f"lift   {verdict.network}  {verdict.reason}"
     else:
         about = verdict.address or (repr(verdict.account) if verdict.account else "-")
         said = f"alert  {about}  {verdict.kind}: {verdict.reason} ({alert_page(verdict.kind)})"

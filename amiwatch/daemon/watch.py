@@ -40,7 +40,7 @@ from amiwatch.firewall.table import make_firewall, make_rule
 from amiwatch.judgement.judge import Judge
 from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.reasons import duration
-from amiwatch.judgement.values import BY_HAND, TEXT_LIMIT, Alert, Ban, IPNetwork, SecurityEvent, Verdict
+from amiwatch.judgement.values import BY_HAND, TEXT_LIMIT, Alert, Ban, IPNetwork, Lift, SecurityEvent, Verdict
 from amiwatch.notify import Listener
 from amiwatch.notify.systemd import ALIVE, READY, STOPPING, notify, reloading, watchdog_interval
 from amiwatch.store.writer import Store
@@ -130,6 +130,8 @@ class Daemon:
         self._waiting = 0
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
+        self._withdrawn: list[Lift] = []
+        """Bans that the judge took back and the store does not know of yet."""
         self._samples = 0
         self._strange = 0
         self._said_shed = 0
@@ -265,11 +267,20 @@ class Daemon:
         for verdict in verdicts:
             if isinstance(verdict, Ban):
                 self._banned(verdict, pbx, received)
+            elif isinstance(verdict, Lift):
+                self._withdraw(verdict)
             else:
                 self._alerted(verdict, pbx)
 
     def _banned(self, ban: Ban, pbx: str, received: float) -> None:
         self._enforcer.order(Order(ban, pbx, received), is_alone=not self._waiting)
+
+    def _withdraw(self, lift: Lift) -> None:
+        """Take a ban back that the judge has struck from the ledger; recorded when its ban is, at the latest."""
+        self._withdrawn.append(lift)
+        self._release(lift.network)
+        log.warning("unbanned network=%s by='amiwatch' reason=%r", lift.network, lift.reason)
+        self._tell(lambda listener: listener.lifted(lift.network))
 
     def _alerted(self, alert: Alert, pbx: str) -> None:
         log.warning(
@@ -314,6 +325,16 @@ class Daemon:
                     is_enforced=self.is_enforcing,
                     by=each.order.by,
                 )
+        self._record_withdrawn()
+
+    def _record_withdrawn(self) -> None:
+        store, lifts, self._withdrawn = self.store, self._withdrawn, []
+        if store is None:
+            return
+        for lift in lifts:
+            store.put_lift(lift.network, at=self.now.utc(lift.at), by="amiwatch", reason=lift.reason)
+            if not lift.level:
+                store.put_pardon(lift.network)
 
     def _say_banned(self, ban: Ban, pbx: str, seconds: float | None) -> None:
         time = "for ever" if ban.seconds is None else duration(ban.seconds)
@@ -351,15 +372,18 @@ class Daemon:
     def lift(self, network: IPNetwork, *, by: str, reason: str) -> bool:
         """End the ban of exactly this network; tell whether there was one."""
         was_banned = self.judge.ledger.drop(network)
-        self._enforcer.lift(network)
-        self.hold.settle(network)
-        self.hold.forced.discard(network)
+        self._release(network)
         if was_banned and self.store is not None:
             self.store.put_lift(network, at=self.now.utc(self.now()), by=by, reason=reason)
         if was_banned:
             log.info("unbanned network=%s by=%r reason=%r", network, by, reason)
             self._tell(lambda listener: listener.lifted(network))
         return was_banned
+
+    def _release(self, network: IPNetwork) -> None:
+        self._enforcer.lift(network)
+        self.hold.settle(network)
+        self.hold.forced.discard(network)
 
     async def ban_by_hand(self, ban: Ban, *, by: str) -> None:
         """Ban because a person said so; back when the kernel has it."""

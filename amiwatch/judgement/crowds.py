@@ -1,7 +1,7 @@
 """
 What only many sources together show: everybody failing at once, and one account attacked from everywhere.
 
-Rule 1: nobody is banned because of what is here; it holds bans back, and it says so.
+Rule 1: nobody is banned because of what is here; it holds bans back or lifts them, and it says so.
 
 Rule 2: memory is bounded whatever arrives.
 """
@@ -12,16 +12,20 @@ from collections import OrderedDict, deque
 from itertools import islice
 
 from amiwatch.judgement.rules import DAY, MINUTE
+from amiwatch.judgement.values import UNKNOWN
 
-CROWD = 10
-"""Sources that begin to fail within a minute, nearly each with an account of its own, before it is a mass failure. The
-busiest honeypot network reported saw 366 attackers a day on 39 sensors: one in four minutes."""
+CROWDS = ((10, float(MINUTE)), (6, 10.0))
+"""So many sources that begin to fail within so many seconds, nearly each with an account of its own, are a mass
+failure. The busiest honeypot network reported saw 366 attackers a day on 39 sensors: one in four minutes. Twelve phones
+of an office that try again every 30 s look like a scanner after ten seconds; most dead databases are known by then."""
 
-OWN_ACCOUNTS = 8
-"""Different accounts that such a crowd tries at least. Attackers share their lists; phones do not."""
+OWN_SHARE = 0.8
+"""Share of such a crowd that has an account of its own, or one that Asterisk does not tell (FreePBX). Attackers share
+their lists; phones do not."""
 
 BELIEVED = 3
-"""How many of such a crowd must be more than a forged packet: proven, trusted, or with an account that exists."""
+"""How many of such a crowd must be more than a forged packet: proven, or trusted and with their own account, or without
+trust and with an account that exists."""
 
 STORM = 30
 """Sources that begin to fail within a minute, on evidence that forged UDP packets could make, whatever the accounts."""
@@ -68,14 +72,11 @@ class Breaker:
         """Note that a source that was quiet fails; tell whether this opens the breaker."""
         onsets = self._onsets
         onsets.append((now, account, could_be_forged))
-        if now < self._look_at or len(onsets) < CROWD:
+        if now < self._look_at or len(onsets) < CROWDS[-1][0]:
             return False
         self._look_at = now + LOOK_PAUSE
-        newest = [each for each in islice(reversed(onsets), CROWD) if each[0] >= now - MINUTE]
-        forged = sum(is_forgeable for _, _, is_forgeable in newest)
-        is_mass = len(newest) == CROWD and len({account for _, account, _ in newest}) >= OWN_ACCOUNTS
-        is_mass = is_mass and len(newest) - forged >= BELIEVED
-        is_storm = len(onsets) == STORM and onsets[0][0] >= now - MINUTE and forged == len(newest)
+        is_mass = any(self._is_crowd(size, now - seconds) for size, seconds in CROWDS)
+        is_storm = not is_mass and self._is_storm(now - MINUTE)
         if not is_mass and not is_storm:
             return False
         is_new = now >= self.until
@@ -86,6 +87,23 @@ class Breaker:
         self.until = max(self.until, now + LINGER)
         return is_new
 
+    def _is_crowd(self, size: int, begin: float) -> bool:
+        """Tell whether the newest onsets are phones of many people, and not forged packets alone."""
+        newest = list(islice(reversed(self._onsets), size))
+        if len(newest) < size or newest[-1][0] < begin:
+            return False
+        believed = sum(not could_be_forged for _, _, could_be_forged in newest)
+        names = [account for _, account, _ in newest if account != UNKNOWN]
+        return believed >= BELIEVED and size - len(names) + len(set(names)) >= OWN_SHARE * size
+
+    def _is_storm(self, begin: float) -> bool:
+        onsets = self._onsets
+        return len(onsets) == STORM and onsets[0][0] >= begin and all(each[2] for each in islice(reversed(onsets), 10))
+
+    def begun(self, now: float) -> int:
+        """Return how many began to fail within the last minute; more than ``STORM`` are not counted."""
+        return sum(at >= now - MINUTE for at, _, _ in self._onsets)
+
     def go_on(self, key: int, now: float) -> None:
         """Note that a source fails while the breaker is open; it stays open while half of them do."""
         failing = self._failing
@@ -94,7 +112,7 @@ class Breaker:
         if now < self._minute + MINUTE:
             return
         self._peak = max(self._peak, len(failing))
-        if len(failing) >= max(CROWD, self._peak / 2):
+        if len(failing) >= max(CROWDS[0][0], self._peak / 2):
             self.until = now + LINGER
         self._minute = now
         failing.clear()

@@ -14,10 +14,20 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import NamedTuple
 
-from amiwatch.judgement.judge import UNKNOWN, Judge
+from amiwatch.judgement.judge import Judge
 from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.trust import Trust
-from amiwatch.judgement.values import Alert, Ban, IPAddress, IPNetwork, SecurityEvent, Verdict, source_network
+from amiwatch.judgement.values import (
+    UNKNOWN,
+    Alert,
+    Ban,
+    IPAddress,
+    IPNetwork,
+    Lift,
+    SecurityEvent,
+    Verdict,
+    source_network,
+)
 
 SWEEP_PAUSE = 2.0
 """Seconds between two looks at challenges that nobody answers, as the daemon has it by default."""
@@ -161,9 +171,19 @@ class Rerun:
                 continue
             if isinstance(verdict, Alert):
                 self.alerts[verdict.kind] += 1
+            elif isinstance(verdict, Lift):
+                self._take_back(verdict.network)
             else:
                 bare = replace(verdict, evidence=())
                 self.bans += 1
                 self.first.setdefault(verdict.network, bare)
                 self.last[verdict.network] = bare
             yield verdict
+
+    def _take_back(self, network: IPNetwork) -> None:
+        """Count a ban that was lifted for none; an earlier one of the same network stays."""
+        if network not in self.first:
+            return
+        self.bans -= 1
+        if self.first[network] is self.last[network]:
+            del self.first[network], self.last[network]

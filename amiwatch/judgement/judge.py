@@ -17,7 +17,7 @@ from random import Random
 from typing import Literal
 
 from amiwatch.judgement.counters import Counters
-from amiwatch.judgement.crowds import CAMPAIGN, CAMPAIGN_TIME, CROWD, QUIET, STORM, Breaker, Campaigns
+from amiwatch.judgement.crowds import CAMPAIGN, CAMPAIGN_TIME, QUIET, Breaker, Campaigns
 from amiwatch.judgement.ledger import Ledger
 from amiwatch.judgement.networks import NetworkTable, source_key
 from amiwatch.judgement.reasons import (
@@ -33,15 +33,13 @@ from amiwatch.judgement.tally import Tally
 from amiwatch.judgement.trust import Trust
 from amiwatch.judgement.values import (
     TEXT_LIMIT,
+    UNKNOWN,
     IPAddress,
     IPNetwork,
     SecurityEvent,
     Verdict,
 )
 from amiwatch.judgement.verdicts import Verdicts
-
-UNKNOWN = "<unknown>"
-"""What PJSIP writes instead of an account that it does not know."""
 
 REPEATS = 256
 """Events of banned sources that are kept, to see whether they still arrive: a sample is enough."""
@@ -237,6 +235,7 @@ class Judge:
             self.tally.answer(key, event.source, account, event.service, event.transport, "unknown", dialogue.began)
             return ()
         dialogue.is_owed = not is_companion
+        source.unnamed += 1
         return self._attempt(key, source, event, now, account=None, dialogue_is="unknown")
 
     def _refused(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
@@ -353,11 +352,17 @@ class Judge:
     def _began_to_fail(self, key: int, source: Source, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         """Note that a source which was quiet fails: many at once are a mass failure, or a storm."""
         breaker = self._breaker
-        could_be_forged = not event.is_proven and not source.guessed and not self.trust.has(key, now)
+        # Who forges packets knows accounts, and addresses of phones, but hardly which is whose.
+        is_own = self.trust.covers(key, event.account, now) if self.trust.has(key, now) else bool(source.guessed)
+        could_be_forged = not event.is_proven and not is_own
         if not breaker.begin(event.account, now, could_be_forged=could_be_forged):
             return ()
-        kind, sources = ("unproven_storm", STORM) if breaker.is_storm else ("mass_failure", CROWD)
-        return self.alarms.tell(kind, None, event, now, lambda: mass_reason(sources, breaker.is_storm))
+        kind = "unproven_storm" if breaker.is_storm else "mass_failure"
+        lifts = self._verdicts.lift_hasty(now)
+        said = self.alarms.tell(
+            kind, None, event, now, lambda: mass_reason(breaker.begun(now), len(lifts), is_storm=breaker.is_storm)
+        )
+        return (*said, *lifts)
 
     def _overdue(self, key: int, source: Source, event: SecurityEvent, now: float, total: int) -> Sequence[Verdict]:
         """Count the challenges that were left unanswered for too long; judge if there are now more than ``total``."""

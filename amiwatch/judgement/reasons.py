@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from amiwatch.judgement.rules import DAY, HOUR, MINUTE, Measure, Rule
 from amiwatch.judgement.sources import Source
-from amiwatch.judgement.values import IPNetwork, SecurityEvent
+from amiwatch.judgement.values import UNKNOWN, Ban, IPNetwork, SecurityEvent
 
 NAMES_SHOWN = 5
 """Accounts named in a reason."""
@@ -42,7 +42,7 @@ def _amount(count: int, measure: Measure) -> str:
 
 def _names(source: Source) -> str:
     names = list(dict.fromkeys([*source.accounts, *source.guessed, *(event.account for event in source.evidence)]))
-    names = [name for name in names if name != "<unknown>"]
+    names = [name for name in names if name != UNKNOWN]
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return ", ".join(repr(name[:40]) for name in names[:NAMES_SHOWN]) + more
 
@@ -125,18 +125,24 @@ def alerts_reason(limit: int) -> str:
     return f"more than {limit} new alerts a minute about addresses that are alike proven or unproven: held back"
 
 
-def mass_reason(sources: int, is_storm: bool) -> str:
+def mass_reason(sources: int, lifted: int, *, is_storm: bool) -> str:
     """Say that everybody fails at once."""
     begin = f"{sources} sources or more that were quiet began to fail within a minute"
+    also = f", and {lifted} of the last minute {'was' if lifted == 1 else 'were'} lifted" if lifted else ""
     if is_storm:
         return (
             f"{begin}, all over UDP with accounts that don't exist: forged addresses, or a reload that lost endpoints. "
-            "Bans without proof are held back; proven attackers are still banned"
+            f"Bans without proof are held back{also}; proven attackers are still banned"
         )
     return (
         f"{begin}: a dead database, a reload that lost endpoints, or a restart of many phones? Sources that behave "
-        "like phones are not banned meanwhile"
+        f"like phones are not banned meanwhile{also}"
     )
+
+
+def lift_reason(ban: Ban) -> str:
+    """Say why a ban was hasty."""
+    return f"banned by the rule {ban.rule!r}, but then it showed that many others fail just as this source does"
 
 
 def attacked_reason(account: str, addresses: int, seconds: float) -> str:

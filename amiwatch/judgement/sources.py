@@ -226,6 +226,7 @@ class Source(Windows):
         "spared_until",
         "total",
         "unanswered",
+        "unnamed",
         "weight",
     )
 
@@ -248,6 +249,8 @@ class Source(Windows):
         """Whether it was spared because many others failed at the same time."""
         self.total = 0
         """Attempts since it is watched."""
+        self.unnamed = 0
+        """Those of them that tried a password and whose account Asterisk did not tell."""
         self.guessed: dict[str, int] = {}
         """Existing accounts → passwords tried on each; 0 for one that an ACL refused."""
         self.dialogues: dict[int, Dialogue] = {}

@@ -99,7 +99,8 @@ def is_crowd_of_phones(source: Source) -> bool:
     if len(source.accounts) > PHONES_UNKNOWN:
         return False
     times = (source.times[Measure.ATTEMPTS] or [])[-HISTORY:]
-    phones = max(1, len(source.accounts.keys() | source.guessed.keys()))
+    named = len(source.accounts.keys() | source.guessed.keys())
+    phones = max(1, named + min(source.unnamed, PHONES_UNKNOWN))
     return len(times) <= RETRIES * phones * (1 + (times[-1] - times[0]) / PHONE_PAUSE) if times else True
 
 

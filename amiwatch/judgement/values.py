@@ -1,5 +1,5 @@
 """
-What flows through amiwatch: security events in, bans and alerts out.
+What flows through amiwatch: security events in; bans, alerts and lifted bans out.
 
 Rule 1: values are frozen; addresses are ``ipaddress`` objects, parsed once at the border.
 
@@ -21,6 +21,9 @@ PROVEN_TRANSPORTS = frozenset({"TCP", "TLS", "WS", "WSS"})
 
 IPV6_PREFIX = 64
 """IPv6 sources are counted and banned by /64: one customer owns at least that much (RFC 6177)."""
+
+UNKNOWN = "<unknown>"
+"""What PJSIP writes instead of an account that it does not know."""
 
 TEXT_LIMIT = 128
 """Longest text of an attacker that is kept, in characters: a Call-ID may have 64 KiB."""
@@ -134,7 +137,21 @@ class Alert:
     reason: str
 
 
-Verdict = Ban | Alert
+@dataclass(frozen=True, slots=True)
+class Lift:
+    """A verdict: the ban of exactly this network turned out to be hasty, and ends now."""
+
+    network: IPNetwork
+    address: IPAddress
+    """The very source that was judged, inside ``network``."""
+    at: float
+    level: int
+    """Rung of the ladder on which the source stands now."""
+    reason: str
+    """Why, in words and numbers."""
+
+
+Verdict = Ban | Alert | Lift
 
 
 def source_network(address: IPAddress) -> IPNetwork:

@@ -15,6 +15,7 @@ from random import Random
 from amiwatch.judgement.alarms import Alarms, Ceiling
 from amiwatch.judgement.counters import Counters
 from amiwatch.judgement.crowds import Breaker
+from amiwatch.judgement.hasty import Hasty, HastyBans
 from amiwatch.judgement.ladder import Ladder
 from amiwatch.judgement.ledger import Ledger
 from amiwatch.judgement.networks import NetworkTable
@@ -23,6 +24,7 @@ from amiwatch.judgement.reasons import (
     ban_reason,
     ceiling_reason,
     chan_sip_reason,
+    lift_reason,
     phone_reason,
     quiet_reason,
     share_reason,
@@ -38,7 +40,7 @@ from amiwatch.judgement.trouble import (
     is_too_early,
 )
 from amiwatch.judgement.trust import Trust
-from amiwatch.judgement.values import Ban, IPAddress, IPNetwork, SecurityEvent, Verdict, source_network
+from amiwatch.judgement.values import Ban, IPAddress, IPNetwork, Lift, SecurityEvent, Verdict, source_network
 
 CROWD_PAUSE = 1.0
 """How long a source that a storm excuses is not looked at again, in seconds: a flood must cost little."""
@@ -69,6 +71,7 @@ class Verdicts:
         self._sources = sources
         self._breaker = breaker
         self._ceiling = Ceiling()
+        self._hasty = HastyBans()
         self.adopt(policy)
         self.spare({})
 
@@ -203,6 +206,7 @@ class Verdicts:
         )
         self._ledger.put(network, now + seconds, is_proven=is_proven)
         self._sources.remove(key)
+        self._hasty.note(Hasty(ban, key, source, rule, is_trusted))
         return (ban,)
 
     def _holds_back(self, now: float) -> str:
@@ -210,6 +214,30 @@ class Verdicts:
         if len(self._ledger.unproven) >= self.policy.unproven_entries:
             return share_reason(self.policy.unproven_entries)
         return "" if self._ceiling.take(now, self.policy.unproven_bans) else ceiling_reason(self.policy.unproven_bans)
+
+    def lift_hasty(self, now: float) -> list[Lift]:
+        """Lift the bans of the last minute whose sources belong to the crowd that fails now; they stay suspects."""
+        return [self._lift(hasty, now) for hasty in self._hasty.take(now) if self._was_hasty(hasty, now)]
+
+    def _was_hasty(self, hasty: Hasty, now: float) -> bool:
+        ban = hasty.ban
+        if self._ledger.until(ban.network) != ban.at + (ban.seconds or 0):
+            return False  # somebody changed it meanwhile
+        return self._is_of_a_crowd(hasty.source, hasty.rule, now, ban.is_proven, hasty.is_trusted)
+
+    def _lift(self, hasty: Hasty, now: float) -> Lift:
+        ban, key, source = hasty.ban, hasty.key, hasty.source
+        self._ledger.drop(ban.network)
+        level = ban.level - 1
+        if level:
+            self.ladder.remember(key, level, now)
+        else:
+            self.ladder.forget(key)
+        source.weight = 0
+        self._sources.add(key, source)
+        self._sources.touch(key, source)
+        self._sources.weigh(key, source)
+        return Lift(ban.network, ban.address, now, level, lift_reason(ban))
 
     def has_found_password(self, key: int, source: Source, event: SecurityEvent, now: float) -> bool:
         """Tell whether a source succeeds after many guesses: it has found a password, it earned no trust."""

@@ -6,8 +6,9 @@ import pytest
 
 from amiwatch.judgement.crowds import CAMPAIGN, MAX_ACCOUNTS, MAX_FAILING, STORM, Breaker, Campaigns
 from amiwatch.judgement.rules import CLOSED, HOUR, MINUTE, OFFICE
+from amiwatch.judgement.values import UNKNOWN
 from amiwatch.testing.builders import Case
-from tests.judgement.stories import ATTACKER, Story, logs_in
+from tests.judgement.stories import ATTACKER, Story, logs_in, one
 
 PHONES = [(f"192.0.2.{number}", str(1000 + number)) for number in range(20, 60)]
 
@@ -87,6 +88,40 @@ def test_forged_packets_alone_are_never_called_a_mass_failure() -> None:
     opened = [breaker.begin(str(number), number / 10, could_be_forged=True) for number in range(STORM)]
     assert opened == [False] * (STORM - 1) + [True]
     assert breaker.is_storm
+
+
+def test_a_forger_who_knows_addresses_and_accounts_but_not_whose_they_are_opens_no_breaker() -> None:
+    story = Story()
+    for source, account in PHONES:
+        logs_in(story, source, account)
+    for turn in range(3):
+        for number, (source, _) in enumerate(PHONES):
+            story.wait(0.1)
+            story.attempt(Case.WRONG_PASSWORD, source=source, account=PHONES[number - 1 - turn][1])
+    assert "mass_failure" not in story.kinds()
+
+
+def test_six_sources_within_ten_seconds_are_a_crowd_and_six_within_a_minute_are_not() -> None:
+    for seconds, is_crowd in ((9, True), (50, False)):
+        breaker = Breaker()
+        opened = [breaker.begin(str(number), number * seconds / 5, could_be_forged=False) for number in range(6)]
+        assert opened == [False] * 5 + [is_crowd]
+
+
+def test_sources_with_one_list_of_accounts_are_no_crowd() -> None:
+    breaker = Breaker()
+    assert not any(breaker.begin(str(number % 3), number, could_be_forged=False) for number in range(STORM))
+
+
+def test_phones_that_freepbx_does_not_name_are_a_crowd() -> None:
+    story = Story()
+    for turn in range(6):
+        for source, _ in PHONES:
+            story.wait(0.5)
+            details = {"account": UNKNOWN, "source": source, "session": f"{source}-{turn}", "transport": "TLS"}
+            story.see(one("ChallengeSent", **details), one("ChallengeResponseFailed", **details))
+    assert story.kinds() == ["mass_failure"]
+    assert not story.bans
 
 
 def test_the_breaker_is_bounded() -> None:
