@@ -444,6 +444,7 @@ def test_every_number_of_the_policy_has_a_setting():
 
 
 def test_evidence_that_could_be_forged_must_not_ban_sooner(mistakes):
+    assert mistakes(IPV6_PREFIX="47") == ["AMIWATCH_IPV6_PREFIX: '47' is out of range; write 48 to 64"]
     assert mistakes(RULES__SCAN__UNPROVEN_LIMIT="3") == [
         "AMIWATCH_RULES__SCAN__UNPROVEN_LIMIT: 3 is less than the limit 4, but what could be forged must not ban "
         "sooner; write 4 or more, or 0"
@@ -462,6 +463,7 @@ def test_every_number_of_the_judgement_can_be_set(read):
         UNPROVEN_BAN_TIME="30",
         UNPROVEN_BANS="10",
         UNPROVEN_SHARE="0.25",
+        IPV6_PREFIX="56",
         SET_SIZE="1000",
         TRIPWIRES="2000, The Boss",
         BAN_CHAN_SIP="on",
@@ -481,6 +483,7 @@ def test_every_number_of_the_judgement_can_be_set(read):
         unproven_ladder=(30,),
         unproven_bans=10,
         unproven_entries=250,
+        ipv6_prefix=56,
         tripwires=frozenset({"2000", "The Boss"}),
         ban_chan_sip=True,
         max_sources=500,

@@ -28,6 +28,7 @@ from amiwatch.config.texts import Allowlist, Mistakes
 from amiwatch.errors import ConfigurationError
 from amiwatch.judgement.rules import POLICIES, Measure, Policy, Rule
 from amiwatch.judgement.sources import HISTORY
+from amiwatch.judgement.values import IPV6_PREFIX
 
 PREFIX = "AMIWATCH_"
 DELIMITER = "__"
@@ -219,6 +220,10 @@ class Settings(BaseSettings):
         default=0.5,
         description="Share (0 to 0.9) of `SET_SIZE` that bans on such evidence may fill; the rest is for proven ones.",
     )
+    ipv6_prefix: Annotated[int, texts.whole(48, IPV6_PREFIX)] = Field(
+        default=POLICY.ipv6_prefix,
+        description="Width of the IPv6 networks that are counted and banned as one, 48 to 64.",
+    )
     tripwires: Annotated[frozenset[str], BeforeValidator(texts.accounts)] = Field(
         default=POLICY.tripwires,
         description="Accounts that nobody honest uses: one attempt on them bans. A list with commas; `suggested` "
@@ -288,6 +293,7 @@ class Settings(BaseSettings):
             answer_time=self.answer_time,
             unproven_bans=self.unproven_bans,
             unproven_entries=int(self.unproven_share * self.set_size),
+            ipv6_prefix=self.ipv6_prefix,
             tripwires=self.tripwires,
             ban_chan_sip=self.ban_chan_sip,
             max_sources=self.max_sources,

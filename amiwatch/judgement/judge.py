@@ -19,7 +19,7 @@ from typing import Literal
 from amiwatch.judgement.counters import Counters
 from amiwatch.judgement.crowds import CAMPAIGN, CAMPAIGN_TIME, QUIET, Breaker, Campaigns
 from amiwatch.judgement.ledger import Ledger
-from amiwatch.judgement.networks import NetworkTable, source_key
+from amiwatch.judgement.networks import WIDE, NetworkTable, source_key, wide_key
 from amiwatch.judgement.reasons import (
     aor_reason,
     attacked_reason,
@@ -32,6 +32,7 @@ from amiwatch.judgement.sources import MAX_DIALOGUES, Dialogue, Source, SourceTa
 from amiwatch.judgement.tally import Tally
 from amiwatch.judgement.trust import Trust
 from amiwatch.judgement.values import (
+    IPV6_PREFIX,
     TEXT_LIMIT,
     UNKNOWN,
     IPAddress,
@@ -98,6 +99,7 @@ class Judge:
         self._verdicts.adopt(policy)
         self.sources.limit = policy.max_sources
         self._longest = longest(policy.rules)
+        self._is_wide = policy.ipv6_prefix < IPV6_PREFIX
         self._counts_each = any(rule.measure is Measure.ONE_ACCOUNT and rule.limit for rule in policy.rules)
         self._tripwires = frozenset(name.casefold() for name in policy.tripwires)
 
@@ -127,6 +129,8 @@ class Judge:
         if event.service == "SIP" and not self.policy.ban_chan_sip:
             counters.chan_sip += 1
             key += CHAN_SIP
+        elif self._is_wide and key < 0:
+            key = self._with_neighbours(key, event, now)
         return read(key, event, now)
 
     def _reading(self) -> dict[tuple[str, str], Callable[[int, SecurityEvent, float], Sequence[Verdict]]]:
@@ -156,12 +160,19 @@ class Judge:
             ("SIP", "FailedACL"): self._refused,
         }
 
+    def _with_neighbours(self, key: int, event: SecurityEvent, now: float) -> int:
+        """Return the key under which an IPv6 source is counted: its own if it is trusted, else its network's."""
+        wide = wide_key(key, self.policy.ipv6_prefix)
+        if event.kind == "SuccessfulAuth" and (network := self.sources.get(wide)) is not None:
+            network.unanswered.pop(hash(event.session), None)  # asked before it was trusted
+        return key if self.trust.has(key, now) else wide
+
     # What one event means. Each takes the key of its source.
 
     def _note(self, key: int, event: SecurityEvent, outcome: str, now: float) -> None:
         """Count an attempt for whoever keeps the sums."""
         self.counters.attempts += 1
-        self.tally.add(key, event.source, event.account, event.service, event.transport, outcome, now)
+        self.tally.add(_own_key(key, event), event.source, event.account, event.service, event.transport, outcome, now)
 
     def _succeeded(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         self._note(key, event, "success", now)
@@ -173,7 +184,7 @@ class Judge:
                 return self.alarms.tell("password_found", key, event, now, lambda: found_reason(source, event))
             source.guessed.pop(event.account, None)
         if Trust.is_earned_by(event):
-            self.trust.grant(key, event.account, now)
+            self.trust.grant(_own_key(key, event), event.account, now)
         return ()
 
     def _challenged(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
@@ -232,7 +243,9 @@ class Judge:
             return (*said, *self._guessed_at(key, event, now))
         if is_first:  # the answer that belongs to a counted request
             account = dialogue.account or UNKNOWN
-            self.tally.answer(key, event.source, account, event.service, event.transport, "unknown", dialogue.began)
+            self.tally.answer(
+                _own_key(key, event), event.source, account, event.service, event.transport, "unknown", dialogue.began
+            )
             return ()
         dialogue.is_owed = not is_companion
         source.unnamed += 1
@@ -411,6 +424,11 @@ class Judge:
     def why_never(self, address: IPAddress) -> str | None:
         """Return the words that say why this address is never banned, or None if it can be."""
         return self._verdicts.why_never(address)
+
+
+def _own_key(key: int, event: SecurityEvent) -> int:
+    """Return the key of the source alone, though it may be counted with its neighbours."""
+    return key if key >= WIDE else source_key(event.source)
 
 
 _MEASURES: dict[Outcome, Measure] = {"guess": Measure.GUESSES, "ami": Measure.AMI}

@@ -87,6 +87,16 @@ def source_key(address: IPAddress) -> int:
     return ~(int(address) >> 64)
 
 
+WIDE = -(2**64)
+"""Keys of IPv6 networks that are counted together lie below."""
+
+
+def wide_key(key: int, prefix: int) -> int:
+    """Return a number that stands for the IPv6 network of this width around a source; never that of a source."""
+    shift = IPV6_PREFIX - prefix
+    return ~(~key >> shift << shift | -WIDE)
+
+
 def key_network(key: int) -> IPNetwork:
     """Return the network of a source's number: the inverse of ``source_key``."""
     if key >= 0:

@@ -178,6 +178,9 @@ class Policy:
     """Accounts that nobody honest uses (compared without regard to case)."""
     ban_chan_sip: bool = False
     """Ban on events of chan_sip, whose addresses the attacker chooses."""
+    ipv6_prefix: int = 64
+    """Width of the IPv6 networks that are counted and banned as one, 48 to 64: who owns a /48 (RFC 6177) has 65,536
+    addresses to count by /64. Trust stays with each /64."""
     max_sources: int = 100_000
     """Sources watched at once; each takes up to about 2 kB."""
     max_offenders: int = 200_000

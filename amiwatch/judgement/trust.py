@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from math import inf
 
-from amiwatch.judgement.values import SecurityEvent
+from amiwatch.judgement.values import IPV6_PREFIX, SecurityEvent
 
 SAVE_PAUSE = 3600
 """A phone registers every few minutes; its trust is worth a write once in so many seconds."""
@@ -83,6 +83,12 @@ class Trust:
             return True
         del self._sources[key]
         return False
+
+    def is_near(self, key: int, prefix: int, now: float) -> bool:
+        """Tell whether anybody logged in lately from the IPv6 network of this width around a source."""
+        first = ~key >> (IPV6_PREFIX - prefix)
+        near = [each for each in self._sources if each < 0 and ~each >> (IPV6_PREFIX - prefix) == first]
+        return any(self.has(each, now) for each in near)
 
     def covers(self, key: int, account: str, now: float) -> bool:
         """Tell whether the source logged in lately with just this account."""

@@ -18,7 +18,7 @@ from amiwatch.judgement.crowds import Breaker
 from amiwatch.judgement.hasty import Hasty, HastyBans
 from amiwatch.judgement.ladder import Ladder
 from amiwatch.judgement.ledger import Ledger
-from amiwatch.judgement.networks import NetworkTable
+from amiwatch.judgement.networks import WIDE, NetworkTable, source_key
 from amiwatch.judgement.reasons import (
     allowed_reason,
     ban_reason,
@@ -181,6 +181,8 @@ class Verdicts:
         is_proven: bool,
     ) -> Sequence[Verdict]:
         source.spared_until = _next_minute(now)
+        if key < WIDE and self._trust.has(source_key(event.source), now):
+            return ()  # it logged in since, and is judged alone from now on
         if event.service == "SIP" and not self.policy.ban_chan_sip:
             return self.alarms.tell("chan_sip_offender", key, event, now, lambda: chan_sip_reason(source, rule, now))
         if (spared := self._spared.covering(event.source)) is not None:
@@ -190,8 +192,8 @@ class Verdicts:
         if not is_proven and (why_held := self._holds_back(now)):
             self._counters.held_back += 1
             return self.alarms.tell("ban_ceiling", None, event, now, lambda: why_held)
-        level, seconds = self.ladder.climb(key, now, is_proven=is_proven)
-        network = source_network(event.source)
+        network = source_network(event.source) if key >= WIDE else self._wide_network(event.source, now)
+        level, seconds = self.ladder.climb(source_key(network.network_address), now, is_proven=is_proven)
         ban = Ban(
             network=network,
             address=event.source,
@@ -208,6 +210,13 @@ class Verdicts:
         self._sources.remove(key)
         self._hasty.note(Hasty(ban, key, source, rule, is_trusted))
         return (ban,)
+
+    def _wide_network(self, source: IPAddress, now: float) -> IPNetwork:
+        """Return the IPv6 network to ban around a source: only its own /64 where others are trusted or never banned."""
+        own, prefix = source_network(source), self.policy.ipv6_prefix
+        wide = own.supernet(new_prefix=prefix)
+        has_others = self._spared.overlapping(wide) or self._trust.is_near(source_key(source), prefix, now)
+        return own if has_others else wide
 
     def _holds_back(self, now: float) -> str:
         """Say why one more ban on unproven evidence has to wait; empty if it need not."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amiwatch.judgement.networks import NetworkTable, key_network, source_key
+from amiwatch.judgement.networks import WIDE, NetworkTable, key_network, source_key, wide_key
 from amiwatch.judgement.values import IPAddress, IPNetwork, source_network
 
 # Few bits, so that networks meet, nest and miss each other.
@@ -86,3 +86,13 @@ def test_everything_is_a_network_too() -> None:
     assert table.covering(IPv6Address("2001:db8::1")) is None
     table.put(IPv6Network("::/0"), "all of IPv6")
     assert table.covering(IPv6Address("2001:db8::1")) is not None
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(48, 63))
+def test_the_key_of_a_wide_network_is_one_for_all_of_it_and_that_of_no_source(bits: int, prefix: int) -> None:
+    shift = 64 - prefix
+    first = bits >> shift << shift
+    key = wide_key(~bits, prefix)
+    assert key < WIDE <= ~bits
+    assert key == wide_key(~first, prefix) == wide_key(~(first + 2**shift - 1), prefix)
+    assert (first + 2**shift) >= 2**64 or key != wide_key(~(first + 2**shift), prefix)
