@@ -122,6 +122,11 @@ class Enforcer:
         self._rule_checked_at = 0.0
         self._needless: set[int] = set()
         """Families that need no rule here."""
+        self._is_needless_known = False
+        self._witnesses: dict[int, IPNetwork] = {}
+        """For each family a ban that the kernel got: where it is gone, all may be."""
+        self.look_took = 0.0
+        """Seconds that the kernel needed to tell the numbers of entries; it walks over all of them."""
 
     @property
     def is_blocking(self) -> bool:
@@ -137,6 +142,7 @@ class Enforcer:
         """
         is_idle = not self._orders and not self._lifts and not self._under_way
         if is_alone and is_idle and self.is_blocking and self.firewall.add_now(_entry(order.ban)):
+            self._witnesses[order.ban.network.version] = order.ban.network
             self._done([Done(order, perf_counter() - order.received)])
             return
         self._orders.append(order)
@@ -190,6 +196,8 @@ class Enforcer:
         if lifts and not await self._is_done(self.firewall.remove(lifts)):
             self._lifts.update(dict.fromkeys(lifts))
         at, is_in = perf_counter(), is_added and self.is_blocking
+        if is_in and orders:
+            self._witnesses[orders[-1].ban.network.version] = orders[-1].ban.network
         self._done(
             [
                 Done(order, at - order.received if is_in and order.ban.network in self._ledger else None)
@@ -271,11 +279,42 @@ class Enforcer:
         async with self._closing:
             await self._reconcile()
 
+    async def recheck(self) -> None:
+        """Reconcile, and look at the rule, too: somebody has changed something."""
+        self._rule_checked_at = 0.0
+        await self.reconcile()
+
+    async def look(self) -> None:
+        """Ask the kernel for a ban of each family (microseconds), for the rule now and then; reconcile if need be."""
+        async with self._closing:
+            if not await self._is_untouched():
+                await self._reconcile()
+            elif perf_counter() - self._rule_checked_at > RULE_TIME:
+                try:
+                    await self._check_rule()
+                except FirewallError as error:
+                    self._complain(error)
+
+    async def _is_untouched(self) -> bool:
+        if not self.is_blocking:
+            return True
+        try:
+            for network in list(self._witnesses.values()):
+                until = self._ledger.until(network)
+                # What ends soon, or was lifted, tells nothing.
+                if until is not None and until > self._now() + ENDING and not await self.firewall.has(network):
+                    return False
+        except FirewallError:
+            return False  # reconcile says what is wrong
+        return True
+
     async def _reconcile(self) -> None:
         if self._lifts:
             self._wake.set()
         try:
+            began = perf_counter()
             states = await self.firewall.states()
+            self.look_took = perf_counter() - began
             if len(states) < 2:
                 log.error("set missing, made anew found=%s", ",".join(state.name for state in states) or "none")
                 await self.firewall.open()
@@ -318,6 +357,7 @@ class Enforcer:
                 if _is_lacking(found.pop(network, None), left)
             ]
             restored += await self._put_back(missing)
+            self._witnesses |= {network.version: network for network, _ in (part[0], part[-1])}
             await asyncio.sleep(0)
         if stale := [network for network in self._gone if network not in self._ledger]:
             await self.firewall.remove(stale)  # lifted in these very moments, and maybe put back by us
@@ -398,8 +438,11 @@ class Enforcer:
                 log.info("drop rule not looked at, only whether any rule uses our sets reason=%s", error)
                 self._rule = None
             else:
-                # A machine without IPv6 gets no rule for it, and needs none.
-                self._needless |= await self._unused()
+                if not self._is_needless_known:
+                    # A machine without IPv6 gets no rule for it, and needs none.
+                    self._needless, self._is_needless_known = await self._unused(), True
+                self._is_rule_said = False
+                return
         is_missing = bool(await self._unused())
         if is_missing and not self._is_rule_said:
             log.error("no rule uses our sets, so nothing is dropped: run 'amiwatch firewall install' as root")

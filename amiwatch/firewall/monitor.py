@@ -28,7 +28,7 @@ _GROUP = 7
 """NFNLGRP_NFTABLES (linux/netfilter/nfnetlink.h)."""
 
 _SO_ATTACH_FILTER = 26
-_ADDED_ELEMENT, _GENERATION = 12, 15
+_ADDED_ELEMENT, _DELETED_ELEMENT, _GENERATION = 12, 14, 15
 _SUBSYSTEM = 10 << 8
 _LOAD_HALF, _JUMP_IF_EQUAL, _RETURN = 0x28, 0x15, 0x06
 _TYPE_OFFSET = 4
@@ -37,9 +37,10 @@ _EVERYTHING = 0xFFFF_FFFF
 
 class Monitor:
     """
-    Calls ``disturbed`` soon after anybody, we included, changed a table, a chain or a rule, or took out an element.
+    Calls ``disturbed`` soon after anybody, we included, changed a table, a chain, a set or a rule.
 
-    What is added to sets is not told of: the kernel throws that away before it wakes us, for a flood makes a lot of it.
+    What is put into sets or taken out of them is not told of: a flood makes a lot of it, so the kernel throws it away
+    before it wakes us. (It still writes it down for us, which makes 100,000 bans at once a fifth slower.)
     """
 
     def __init__(self, disturbed: Callable[[], None]) -> None:
@@ -52,7 +53,7 @@ class Monitor:
         try:
             kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
             listener = socket.socket(socket.AF_NETLINK, kind, _NETFILTER)
-            _leave_out(listener, _ADDED_ELEMENT, _GENERATION)
+            _leave_out(listener, _ADDED_ELEMENT, _DELETED_ELEMENT, _GENERATION)
             listener.bind((0, 0))  # without a number of its own, it counts as the sender, and is told nothing
             listener.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP)
         except OSError as exc:
