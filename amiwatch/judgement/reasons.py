@@ -35,9 +35,14 @@ def duration(seconds: float) -> str:
     return " ".join(parts) or "0 s"
 
 
-def _amount(count: int, measure: Measure) -> str:
+def rule_words(measure: Measure, count: int) -> str:
+    """Name what a rule counts, for so many of them."""
     one, many = _NOUNS[measure]
-    return f"{count} {one if count == 1 else many}"
+    return one if count == 1 else many
+
+
+def _amount(count: int, measure: Measure) -> str:
+    return f"{count} {rule_words(measure, count)}"
 
 
 def _names(source: Source) -> str:
