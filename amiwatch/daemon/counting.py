@@ -10,7 +10,7 @@ over a restart.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from heapq import nlargest
 from time import perf_counter
 
@@ -59,25 +59,34 @@ class Counting:
             return
         begin = perf_counter()
         try:
-            entries = await self._firewall.entries()
+            changed = await self._changed()
         except FirewallError:
             return  # said by the enforcer, which looks more often
         # In a thread where there are many, so that the event loop never waits for it.
-        news = self._news(entries) if len(entries) < MANY else await asyncio.to_thread(self._news, entries)
+        news = self._newest(changed) if len(changed) < MANY else await asyncio.to_thread(self._newest, changed)
+        self._told.update((entry.network, entry.packets) for entry in news)
         for entry in news:
             store.put_counters(entry.network, packets=entry.packets, octets=entry.octets, at=at)
         self.pause = max(COUNT_TIME, COUNT_SHARE * (perf_counter() - begin))
 
-    def _news(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Return the counters that the store is to be told of, and remember that it was."""
-        told, self._told = self._told, {}
-        changed = []
-        for entry in entries:
-            before = told.get(entry.network, 0)
-            if before:
-                self._told[entry.network] = before
-            if entry.packets != before:
-                changed.append(entry)
-        news = nlargest(COUNT_ROWS, changed, key=lambda entry: abs(entry.packets - told.get(entry.network, 0)))
-        self._told.update((entry.network, entry.packets) for entry in news)
-        return news
+    async def _changed(self) -> list[Entry]:
+        """Return the entries with other counters than the store was told; forget those that are gone."""
+        changed: list[Entry] = []
+        seen: set[IPNetwork] = set()
+
+        def compare(entries: Sequence[Entry]) -> None:
+            for entry in entries:
+                before = self._told.get(entry.network, 0)
+                if before:
+                    seen.add(entry.network)
+                if entry.packets != before:
+                    changed.append(entry)
+
+        await self._firewall.walk(compare)
+        for network in self._told.keys() - seen:
+            del self._told[network]
+        return changed
+
+    def _newest(self, changed: Sequence[Entry]) -> list[Entry]:
+        """Return the counters that the store is to be told of now."""
+        return nlargest(COUNT_ROWS, changed, key=lambda entry: abs(entry.packets - self._told.get(entry.network, 0)))

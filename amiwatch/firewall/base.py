@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -91,6 +91,13 @@ class Firewall(Protocol):
     async def clear(self) -> None:
         """Take everything out with one call of the kernel; sets and rules stay. A missing set is no error."""
 
+    async def walk(self, take: Callable[[Sequence[Entry]], object]) -> None:
+        """
+        Hand out all entries, some hundred at a time, as the kernel lists them.
+
+        Who keeps none of them spares the collector a million objects, over which it holds the event loop for a second.
+        """
+
     async def entries(self) -> list[Entry]:
         """List all entries of our sets with the time left and, where counted, the packets dropped."""
 
@@ -114,9 +121,9 @@ def parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
     """
-    Keep the cycle collector from walking a growing list again and again.
+    Keep the cycle collector from walking what is listed again and again.
 
-    It finds nothing in it, and takes half of the time of listing 100,000 entries.
+    It finds nothing in it, and takes a third of the time of listing 100,000 entries.
     """
     was_enabled = gc.isenabled()
     gc.disable()

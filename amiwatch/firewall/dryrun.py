@@ -61,11 +61,15 @@ class DryRunFirewall:
             ends.clear()
         log.info("would drop nothing any more")
 
-    async def entries(self) -> list[Entry]:
+    async def walk(self, take: Callable[[Sequence[Entry]], object]) -> None:
         now = self._now()
-        return [
-            Entry(network, _left(end - now)) for family in self._ends for network, end in self._alive(family).items()
-        ]
+        for family in self._ends:
+            take([Entry(network, _left(end - now)) for network, end in self._alive(family).items()])
+
+    async def entries(self) -> list[Entry]:
+        found: list[Entry] = []
+        await self.walk(found.extend)
+        return found
 
     async def has(self, network: IPNetwork) -> bool:
         return network in self._alive(network.version)

@@ -77,8 +77,15 @@ class IpsetFirewall:
         if ours:
             await self._socket.flush(*ours)
 
+    async def walk(self, take: Callable[[Sequence[Entry]], object]) -> None:
+        with collector_paused():
+            for family in wire.FAMILIES:
+                await self._list(self._set(family), lambda answer: take(answer.entries))
+
     async def entries(self) -> list[Entry]:
-        return [entry for family in wire.FAMILIES for entry in await self._entries(self._set(family))]
+        found: list[Entry] = []
+        await self.walk(found.extend)
+        return found
 
     async def has(self, network: IPNetwork) -> bool:
         if not await self._covers(network):
@@ -219,7 +226,7 @@ class IpsetFirewall:
             await self._list(name, lambda answer: found.extend(answer.entries))
         return found
 
-    async def _list(self, name: str, take: Callable[[wire.Answer], None], *, header_only: bool = False) -> None:
+    async def _list(self, name: str, take: Callable[[wire.Answer], object], *, header_only: bool = False) -> None:
         """Hand out what the kernel lists, piece by piece; nothing for a set that is missing."""
         await self._socket.open()
         message = wire.listing(name, protocol=self._socket.protocol, header_only=header_only)

@@ -149,13 +149,13 @@ class IpsetSocket:
             return None
         return None if datagram is None else next(wire.answers(datagram))
 
-    async def listen(self, message: bytearray, take: Callable[[wire.Answer], None]) -> int:
+    async def listen(self, message: bytearray, take: Callable[[wire.Answer], object]) -> int:
         """Send one request and hand out its many answers as they come. Returns the code of a refusal, or 0."""
         async with self._listing:
             await self.open()
             return await self._listen(message, take)
 
-    async def _listen(self, message: bytearray, take: Callable[[wire.Answer], None]) -> int:
+    async def _listen(self, message: bytearray, take: Callable[[wire.Answer], object]) -> int:
         with self._translated("list"), self._expecting(message) as (netlink, tag):
             # Even a header makes the kernel walk the whole set: from a thread, so that the loop never waits for it.
             async with asyncio.timeout(NETLINK_TIMEOUT):

@@ -60,9 +60,9 @@ class FakeFirewall(DryRunFirewall):
         self._stumble()
         await super().clear()
 
-    async def entries(self) -> list[Entry]:
+    async def walk(self, take: Callable[[Sequence[Entry]], object]) -> None:
         self._stumble()
-        return await super().entries()
+        await super().walk(take)
 
     async def has(self, network: IPNetwork) -> bool:
         self._stumble()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from ipaddress import IPv4Network, ip_network
 from pathlib import Path
 
@@ -106,9 +106,9 @@ async def test_those_that_grew_most_are_told_first_and_nobody_is_forgotten(store
 
         name = "crowd"
 
-        async def entries(self) -> list[Entry]:
+        async def walk(self, take: Callable[[Sequence[Entry]], object]) -> None:
             first = int(ATTACKER.network_address)
-            return [Entry(IPv4Network((first + n, 32)), 60, packets=n + 1, octets=n) for n in range(2 * COUNT_ROWS)]
+            take([Entry(IPv4Network((first + n, 32)), 60, packets=n + 1, octets=n) for n in range(2 * COUNT_ROWS)])
 
     counting = Counting(Crowd())
     counted = []
