@@ -161,7 +161,8 @@ class Memory:
                 if ban.rule == FORCED:
                     daemon.hold.forced.add(ban.network)
                 if ban.is_enforced or not daemon.is_enforcing:
-                    ledger.put(ban.network, end_of(ban.at, ban.until, now, shift))
+                    until = end_of(ban.at, ban.until, now, shift)
+                    ledger.put(ban.network, until, is_proven=ban.is_proven)
             await asyncio.sleep(0)
 
     async def _learn_people(self, store: Store) -> None:

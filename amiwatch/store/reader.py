@@ -317,15 +317,15 @@ class Reader:
 
     def stored_bans(self, now: float, rows: int) -> Iterator[list[StoredBan]]:
         """Yield the open bans as values, so many at a time, the soonest to end first."""
-        columns = "sort_key, at, until, level, rule, is_enforced"
+        columns = "sort_key, at, until, level, rule, is_enforced, is_proven"
         # Without statistics SQLite would take an index that lacks these columns, and read every row of the table.
         sql = f"SELECT {columns} FROM bans INDEXED BY bans_open_until WHERE {OPEN}"  # noqa: S608 - texts of ours
         with schema.translated(self.path):
             cursor = self._db.execute(sql, {"now": now})
             while found := cursor.fetchmany(rows):
                 yield [
-                    StoredBan(key_network(key), at, until, level, rule, is_enforced == 1)
-                    for key, at, until, level, rule, is_enforced in found
+                    StoredBan(key_network(key), at, until, level, rule, is_enforced == 1, is_proven == 1)
+                    for key, at, until, level, rule, is_enforced, is_proven in found
                 ]
 
     def stored_offenders(self, since: float) -> list[StoredOffender]:

@@ -52,6 +52,8 @@ class StoredBan(NamedTuple):
     rule: str
     is_enforced: bool
     """False: it was recorded in observe mode and must not enter the kernel."""
+    is_proven: bool
+    """False: forged UDP packets could have brought it about."""
 
 
 class StoredOffender(NamedTuple):
