@@ -41,6 +41,9 @@ REARM = 3600.0
 SLICE = 2_000
 """Entries handled between two turns of the event loop: some 5 ms, and what one nftables message takes."""
 
+AT_ONCE = 1_000
+"""Orders carried out between two turns of the event loop: to log and record a ban takes 8 microseconds."""
+
 LONG_LISTING = 50_000
 """Entries from which on a start does not wait for the comparison, where the kernel holds about as many as we want."""
 
@@ -141,7 +144,7 @@ class Enforcer:
         A ban that ``is_alone`` gets there within this call, if the kernel answers at once, which takes microseconds;
         many go together in one message.
         """
-        is_idle = not self._orders and not self._lifts and not self._under_way
+        is_idle = not self._orders and not self._lifts and not self._under_way and not self._leaving
         if is_alone and is_idle and self.is_blocking and self.firewall.add_now(_entry(order.ban)):
             self._witnesses[order.ban.network.version] = order.ban.network
             self._done([Done(order, perf_counter() - order.received)])
@@ -163,7 +166,7 @@ class Enforcer:
 
     async def settle(self) -> None:
         """Wait until all that was ordered so far was tried."""
-        if not self._orders and not self._lifts and not self._under_way:
+        if not self._orders and not self._lifts and not self._under_way and not self._leaving:
             return
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
@@ -176,26 +179,26 @@ class Enforcer:
             await self._wake.wait()
             self._wake.clear()
             waiters, self._waiters = self._waiters, []
-            orders, self._orders = list(self._orders), deque()
+            orders, self._orders = self._orders, deque()
             lifts = self._leaving = self._lifts
-            self._lifts = {}
-            self._under_way = len(orders)
-            # A ban and its lifting may have been ordered in either order: the ledger knows how it ended.
-            await self._carry_out(
-                [order for order in orders if order.ban.network in self._ledger],
-                [network for network in lifts if network not in self._ledger],
-            )
-            self._under_way, self._leaving = 0, {}
+            self._lifts, self._under_way = {}, len(orders)
+            while orders:
+                await self._ban([orders.popleft() for _ in range(min(AT_ONCE, len(orders)))])
+                self._under_way = len(orders)
+                await asyncio.sleep(0)
+            for part in parts(lifts, AT_ONCE):
+                await self._release(part)
+            self._leaving = {}
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
 
-    async def _carry_out(self, orders: list[Order], lifts: list[IPNetwork]) -> None:
+    async def _ban(self, orders: list[Order]) -> None:
+        # A ban and its lifting may have been ordered in either order: the ledger knows how it ended.
+        orders = [order for order in orders if order.ban.network in self._ledger]
         is_added = True
         if orders and self.is_blocking:
             is_added = await self._is_done(self._add([_entry(order.ban) for order in orders]))
-        if lifts and not await self._is_done(self.firewall.remove(lifts)):
-            self._lifts.update(dict.fromkeys(lifts))
         at, is_in = perf_counter(), is_added and self.is_blocking
         if is_in and orders:
             self._witnesses[orders[-1].ban.network.version] = orders[-1].ban.network
@@ -206,6 +209,11 @@ class Enforcer:
             ]
         )
         self._tell_evicted()
+
+    async def _release(self, lifts: list[IPNetwork]) -> None:
+        lifts = [network for network in lifts if network not in self._ledger]
+        if lifts and not await self._is_done(self.firewall.remove(lifts)):
+            self._lifts.update(dict.fromkeys(lifts))
 
     async def _is_done(self, work: Awaitable[object]) -> bool:
         try:
@@ -358,6 +366,7 @@ class Enforcer:
                 if _number(network) not in held
             ]
             restored += await self._put_back(missing)
+            self._witnesses |= {network.version: network for network, _ in (part[0], part[-1])}
             await asyncio.sleep(0)
         if stale := [network for network in self._gone if network not in self._ledger]:
             await self.firewall.remove(stale)  # lifted in these very moments, and maybe put back by us
