@@ -14,6 +14,7 @@ import typer
 
 from amiwatch.cli.asking import living
 from amiwatch.cli.changes import Yes, confirm
+from amiwatch.cli.proof import prove
 from amiwatch.cli.text import complain, counted, local, strong, visible
 from amiwatch.errors import Refusal, StoreError
 from amiwatch.firewall.base import Firewall, SetState
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
 DRY_RUN = "The setting AMIWATCH_FIREWALL is 'none', a dry run: there are no sets and no rule."
 
-app = typer.Typer(no_args_is_help=True, help="Place, remove or show sets and drop rule.")
+app = typer.Typer(no_args_is_help=True, help="Place, remove, show or test sets and drop rule.")
+app.command("test")(prove)
 
 
 @app.command()

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
@@ -88,17 +89,22 @@ class Cable:
         with _translated():
             _unplug()
 
-    def arrives(self, source: IPAddress, protocol: str, port: int) -> bool:
-        """Send one packet from ``source`` to a port of ours; tell whether it gets past every firewall of this host."""
-        with _translated(), self._watch(source, protocol) as watch:
-            self._send(source, protocol, port)
+    def arriving(self, sources: Sequence[IPAddress], protocol: str, port: int) -> set[IPAddress]:
+        """
+        Send one packet from each source to a port of ours; return those that get past every firewall of this host.
+
+        They go one behind the other, so that nothing is waited for behind the last one that arrives.
+        """
+        arrived: set[IPAddress] = set()
+        with _translated(), self._watch(sources[0].version, protocol) as watch:
+            for source in sources:
+                self._send(source, protocol, port)
             deadline = time.monotonic() + PATIENCE
-            while (left := deadline - time.monotonic()) > 0:
+            while sources[-1] not in arrived and (left := deadline - time.monotonic()) > 0:
                 watch.settimeout(left)
                 with suppress(TimeoutError):
-                    if _is_from(watch, source, port):
-                        return True
-        return False
+                    arrived |= {source for source in _senders(watch, sources[0].version, port) if source in sources}
+        return arrived
 
     def _send(self, source: IPAddress, protocol: str, port: int) -> None:
         here = self._ends[source.version].here
@@ -113,10 +119,11 @@ class Cable:
 
         self._elsewhere.run(send)
 
+    @staticmethod
     @contextmanager
-    def _watch(self, source: IPAddress, protocol: str) -> Iterator[socket.socket]:
+    def _watch(family: int, protocol: str) -> Iterator[socket.socket]:
         """See what the kernel hands to the programs of this host (a raw socket gets a copy) from the cable."""
-        with socket.socket(_AF[source.version], socket.SOCK_RAW, _KINDS[protocol][1]) as watch:
+        with socket.socket(_AF[family], socket.SOCK_RAW, _KINDS[protocol][1]) as watch:
             watch.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, NEAR.encode())
             yield watch
 
@@ -174,10 +181,12 @@ def _route(routes: IPRoute, index: int, address: IPAddress) -> None:
     routes.route("add", dst=f"{address}/{_BITS[address.version]}", oif=index, family=_AF[address.version])
 
 
-def _is_from(watch: socket.socket, source: IPAddress, port: int) -> bool:
+def _senders(watch: socket.socket, family: int, port: int) -> Iterator[IPAddress]:
+    """Take one packet; return its sender if it was for this port."""
     packet, (sender, *_) = watch.recvfrom(2048)
-    begin = (packet[0] & 0x0F) * 4 if source.version == 4 else 0  # of IPv6, a raw socket shows no header
-    return str(sender).partition("%")[0] == str(source) and struct.unpack_from(">H", packet, begin + 2)[0] == port
+    begin = (packet[0] & 0x0F) * 4 if family == 4 else 0  # of IPv6, a raw socket shows no header
+    if struct.unpack_from(">H", packet, begin + 2)[0] == port:
+        yield ip_address(str(sender).partition("%")[0])
 
 
 @contextmanager
