@@ -80,6 +80,8 @@ class Books:
                 "sources_forgotten": judge.sources.forgotten,
                 "trusted": len(judge.trust),
                 "store_shed": daemon.store.shed if daemon.store else 0,
+                "sessions_cut": daemon.aftermath.sessions,
+                "connections_forgotten": daemon.aftermath.connections,
                 "faults": daemon.faults,
                 "firewall_trouble": daemon.has_firewall_trouble,
                 "latency_ms": round(statistics.median(latencies) * 1000, 3) if latencies else None,

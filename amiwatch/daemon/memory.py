@@ -52,6 +52,7 @@ class Memory:
     def store_opened(self, is_new: bool) -> None:
         """Note that there is another database than at the start; ``catch_up`` makes acquaintance."""
         self._strange_store = is_new
+        self._daemon.counting.begin_all()
 
     @property
     def is_in_empty_store(self) -> bool:

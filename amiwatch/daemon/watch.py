@@ -24,9 +24,11 @@ from amiwatch import __version__
 from amiwatch.ami.client import AmiClient, Link, LinkState
 from amiwatch.ami.wire import Item, Tampered
 from amiwatch.config import AmiSettings, Settings, load
+from amiwatch.daemon.aftermath import Aftermath, forwards
 from amiwatch.daemon.allowlist import Allowlist
 from amiwatch.daemon.books import Books
 from amiwatch.daemon.clock import SteadyClock
+from amiwatch.daemon.counting import Counting
 from amiwatch.daemon.enforcer import Done, Enforcer, Order
 from amiwatch.daemon.guard import Guard
 from amiwatch.daemon.hold import Hold
@@ -163,6 +165,10 @@ class Daemon:
         )
 
         self.hold = Hold(self, self._enforcer)
+        self.counting = Counting(self.firewall)
+        self.aftermath = Aftermath(
+            lambda: self._enforcer.protection.scope, forgets=settings.drop_rule == "manual" or forwards()
+        )
         self._lookout = Lookout(self._enforcer)
 
     # What the AMI readers call. Nothing here waits.
@@ -316,6 +322,9 @@ class Daemon:
             is_enforced = self.is_enforcing and each.seconds is not None
             if is_enforced and each.seconds is not None:
                 self.latencies.append(each.seconds)
+                self.counting.begin(ban.network)
+                if self.is_own_firewall:
+                    self.aftermath.cut_off(ban.network)
             self._say_banned(ban, pbx, each.seconds)
             if self.store is not None:
                 origin = "manual" if ban.rule in BY_HAND else "rule"
@@ -445,6 +454,8 @@ class Daemon:
         return {
             "consumer": self._consume(),
             "enforcer": self._enforcer.run(),
+            "aftermath": self.aftermath.run(),
+            "counting": self._again("counting", lambda: self.counting.pause, lambda: self._count(store)),
             "reloader": self._reload(),
             "watchdog": self._watchdog(),
             "lookout": self._again("lookout", lambda: 0, self._lookout.turn),
@@ -582,6 +593,9 @@ class Daemon:
     async def _save(self, store: Store) -> None:
         await self.memory.catch_up(store)
         self.books.save(store)
+
+    async def _count(self, store: Store) -> None:
+        await self.counting.look(store, self.now.utc(self.now()))
 
     async def _refresh(self) -> None:
         self._say_samples()

@@ -1,0 +1,85 @@
+"""What follows a ban, with the whole daemon: sums in the database, and sessions that end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from amiwatch.firewall.table import make_firewall, make_rule
+from amiwatch.store.reader import Reader
+from amiwatch.testing.netns import Wire
+from tests.daemon.conftest import Start
+
+pytestmark = pytest.mark.kernel
+
+ATTACKER = "198.51.100.20"
+NETWORK = ip_network(f"{ATTACKER}/32")
+PREFIX = "after"
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    with Wire() as cable:
+        yield cable
+
+
+@pytest.fixture(params=["ipset", "nftables"])
+async def guarded(request: pytest.FixtureRequest, watched: Start) -> AsyncIterator[Start]:
+    """Start a daemon with a firewall of its own, and leave nothing of it behind."""
+    firewall = make_firewall(request.param, prefix=PREFIX)
+    # In capitals it is the setting; ``firewall`` would be a firewall of our own instead.
+    yield partial(watched, FIREWALL=request.param, set_name=PREFIX)
+    await make_rule(request.param, PREFIX).remove()
+    await firewall.remove_sets()
+    await firewall.close()
+
+
+async def test_the_packets_of_a_ban_are_summed_up_over_a_restart(guarded: Start, wire: Wire, tmp_path: Path) -> None:
+    async def dropped() -> int:
+        store = it.daemon.store
+        await it.daemon.counting.look(store, it.daemon.now.utc(it.daemon.now()))
+        await it.daemon.flush()
+        with Reader(tmp_path / "amiwatch.db") as reader:
+            return reader.history(NETWORK)[0].packets
+
+    async with guarded() as it:
+        await it.attack(ATTACKER)
+        await it.watcher.until_banned(str(NETWORK))
+        for _ in range(41):
+            wire.send_from(ATTACKER, 5060, b"REGISTER")
+        assert await dropped() == 41
+    wire.send_from(ATTACKER, 5060, b"REGISTER")
+    async with guarded() as it:
+        wire.send_from(ATTACKER, 5060, b"REGISTER")
+        assert await dropped() == 43
+        assert await dropped() == 43
+
+
+async def test_the_session_of_an_attacker_ends_with_his_ban(guarded: Start, wire: Wire) -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def asterisk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        began.set()
+        try:
+            await reader.read()
+        except ConnectionAbortedError:
+            ended.set()
+        writer.close()
+
+    loop = asyncio.get_running_loop()
+    async with guarded() as it, await asyncio.start_server(asterisk, wire.here[4], 5061):
+        with wire.far_socket(ATTACKER, socket.SOCK_STREAM) as far:
+            far.setblocking(False)
+            await loop.sock_connect(far, (wire.here[4], 5061))
+            await began.wait()
+            await it.attack(ATTACKER, transport="TLS")
+            async with asyncio.timeout(10):
+                await ended.wait()
+            await it.daemon.aftermath.settle()
+        assert it.daemon.books.status().counters["sessions_cut"] == 1
