@@ -20,6 +20,7 @@ from amiwatch.store.records import BanRecord
 FIELDS = (
     "id", "network", "address", "since", "until", "seconds_left", "is_open", "level", "rule", "reason", "service",
     "origin", "is_proven", "is_enforced", "pbx", "banned_by", "ended", "ended_by", "ended_why",
+    "packets_dropped", "octets_dropped",
 )  # fmt: skip
 
 
@@ -56,11 +57,12 @@ def bans(
 def ban_listing(now: float, target: str = "") -> Listing[BanRecord]:
     """Return how bans are shown at this instant."""
     return Listing(
-        heads=("NETWORK", "SINCE", "LEFT", "RULE", "REASON"),
+        heads=("NETWORK", "SINCE", "LEFT", "DROPPED", "RULE", "REASON"),
         cells=lambda ban: (
             ban.network.removesuffix("/32"),
             short(ban.at, now),
             left(ban, now),
+            f"{ban.packets:,}" if ban.is_enforced else "",
             ban.rule,
             reason(ban),
         ),
@@ -117,6 +119,8 @@ def _values(ban: BanRecord, now: float) -> tuple[object, ...]:
         iso(until if has_run_out else ban.ended_at),
         ban.ended_by,
         "expired" if has_run_out else ban.ended_why,
+        ban.packets,
+        ban.octets,
     )
 
 

@@ -36,6 +36,8 @@ WORDS = {
     "sources": ("source watched", "sources watched"),
     "sources_forgotten": ("source forgotten for lack of room", "sources forgotten for lack of room"),
     "trusted": ("source trusted", "sources trusted"),
+    "sessions_cut": ("TCP session of a banned source cut", "TCP sessions of banned sources cut"),
+    "connections_forgotten": ("tracked connection of the banned deleted", "tracked connections of the banned deleted"),
     "store_shed": ("row not stored", "rows not stored"),
 }
 """Counters that people are shown; all of them are in the JSON."""
@@ -60,6 +62,8 @@ class View:
     links: list[LinkNow]
     gaps: list[GapRecord]
     bans: int
+    dropped: tuple[int, int]
+    """Packets, and by how many bans: of all that the database remembers."""
     panic: Panic | None
     sets: list[SetState] | None
     """None: may not be read, or there are none in a dry run."""
@@ -109,6 +113,7 @@ def look(settings: Settings) -> View:
             links=_links(reader, found) if found else [],
             gaps=[gap for gap in reader.gaps(limit=LINK_ROWS) if gap.ended_at is None],
             bans=sum(1 for _ in reader.bans(open_at=now)),
+            dropped=reader.dropped(),
             panic=lasting(settings.database, now, reader),
             sets=kernel_sets(settings),
         )
@@ -166,6 +171,9 @@ def _lines(view: View) -> Iterator[str]:
     for gap in view.gaps:
         yield f"{'gap':<12} nothing heard of {visible(gap.pbx)} since {local(gap.began_at)}: {visible(gap.reason)}"
     yield f"{'bans':<12} {view.bans} open{'' if view.panic is None else ', all held'}"
+    packets, by = view.dropped
+    if packets:
+        yield f"{'dropped':<12} {packets:,} {'packet' if packets == 1 else 'packets'} of {counted(by, 'ban')}"
     for state in view.sets or []:
         warning = "" if state.references else "  NO RULE USES IT: nothing is dropped (amiwatch firewall install)"
         yield f"{'set':<12} {state.name}: {state.count} of {state.capacity}{warning}"
@@ -210,6 +218,7 @@ def _record(view: View) -> dict[str, object]:
         "started": iso(found.started_at) if found else None,
         "heartbeat": iso(found.heartbeat_at) if found else None,
         "bans": view.bans,
+        "dropped": {"packets": view.dropped[0], "bans": view.dropped[1]},
         "panic": record(view.panic),
         "links": [{**asdict(link), "since": iso(link.since)} for link in view.links],
         "gaps": [{"pbx": gap.pbx, "began": iso(gap.began_at), "reason": gap.reason} for gap in view.gaps],

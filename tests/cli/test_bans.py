@@ -29,7 +29,7 @@ def test_bans_that_last_are_listed_the_newest_first(call, three):
     result = call("bans")
     assert result.exit_code == 0
     head, *lines = result.stdout.splitlines()
-    assert head.split() == ["NETWORK", "SINCE", "LEFT", "RULE", "REASON"]
+    assert head.split() == ["NETWORK", "SINCE", "LEFT", "DROPPED", "RULE", "REASON"]
     assert [line.split()[0] for line in lines] == ["198.51.100.0/24", "203.0.113.7"]
     assert "for ever" in lines[0]
 
@@ -69,6 +69,20 @@ def test_csv_has_the_fields_of_the_json_and_no_formula(call, three):
     records = list(csv.DictReader(io.StringIO(call("bans", "--csv").stdout)))
     assert list(records[0]) == list(json.loads(call("bans", "--json").stdout)[0])
     assert records[0]["reason"] == "'=1+1"
+
+
+def test_each_ban_shows_what_it_dropped(call, fill):
+    def put(store) -> None:
+        ban = make_ban()
+        store.put_ban(ban, pbx="pbx", origin="rule", is_enforced=True)
+        store.put_counters(ban.network, packets=41_207, octets=18_000_000, at=ban.at + 5)
+
+    fill(put)
+    assert "  41,207  " in call("bans").stdout
+    (ban,) = json.loads(call("bans", "--json").stdout)
+    assert (ban["packets_dropped"], ban["octets_dropped"]) == (41_207, 18_000_000)
+    assert "dropped      41,207 packets of 1 ban" in call("status").stdout
+    assert json.loads(call("status", "--json").stdout)["dropped"] == {"packets": 41_207, "bans": 1}
 
 
 def test_an_observed_ban_says_so(call, fill):
