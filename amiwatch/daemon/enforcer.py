@@ -289,20 +289,35 @@ class Enforcer:
             await self._reconcile()
 
     async def recheck(self) -> None:
-        """Reconcile, and look at the rule, too: somebody has changed something."""
-        self._rule_checked_at = 0.0
-        await self.reconcile()
+        """Reconcile, and put the rule right: somebody has changed something."""
+        async with self._closing:
+            await self._reconcile()
+            try:
+                await self._check_rule()
+            except FirewallError as error:
+                self._complain(error)
 
-    async def look(self) -> None:
-        """Ask the kernel for a ban of each family (microseconds), for the rule now and then; reconcile if need be."""
+    async def look(self) -> bool:
+        """
+        Ask the kernel for a ban of each family (microseconds), and for the rule now and then.
+
+        What is missing in a set is put back at once. False if the rule must be put right: ``recheck``, when whoever
+        changes rules has finished.
+        """
         async with self._closing:
             if not await self._is_untouched():
                 await self._reconcile()
-            elif perf_counter() - self._rule_checked_at > RULE_TIME:
-                try:
-                    await self._check_rule()
-                except FirewallError as error:
-                    self._complain(error)
+            return perf_counter() - self._rule_checked_at < RULE_TIME or await self._is_rule_right()
+
+    async def _is_rule_right(self) -> bool:
+        if self._rule is None or not self.is_enforcing:
+            return True
+        self._rule_checked_at = perf_counter()
+        try:
+            families = (await self._rule.show()).families
+        except FirewallError:
+            return False  # the other look says what is wrong
+        return all(one.covers(self.protection) and one.is_first for one in families)
 
     async def _is_untouched(self) -> bool:
         if not self.is_blocking:
@@ -330,9 +345,8 @@ class Enforcer:
                 await self._restore()
             elif self._is_suspicious(sum(state.count for state in states)):
                 await self._restore()
-            is_unused = bool({state.family for state in states if not state.references} - self._needless)
-            if is_unused or perf_counter() - self._rule_checked_at > RULE_TIME:
-                await self._check_rule()
+            if {state.family for state in states if not state.references} - self._needless:
+                await self._note_unused()
             if self.has_trouble:
                 log.warning("firewall works again backend=%s", self.firewall.name)
             self.has_trouble = False
@@ -363,7 +377,7 @@ class Enforcer:
             missing = [
                 Entry(network, None if left is None else max(1, round(left - late)))
                 for network, left in part
-                if _number(network) not in held
+                if not _is_taken(held, _number(network))
             ]
             restored += await self._put_back(missing)
             self._witnesses |= {network.version: network for network, _ in (part[0], part[-1])}
@@ -465,6 +479,13 @@ class Enforcer:
             log.error("no rule uses our sets, so nothing is dropped: run 'amiwatch firewall install' as root")
         self._is_rule_said = is_missing
 
+    async def _note_unused(self) -> None:
+        """Have the rule looked at soon; where it is not ours to place, say that it is missing."""
+        if self._rule is None:
+            await self._check_rule()
+        else:
+            self._rule_checked_at = 0.0
+
     async def _unused(self) -> set[int]:
         """Return the families whose set no rule uses."""
         unused = {state.family for state in await self.firewall.states() if not state.references}
@@ -486,6 +507,13 @@ def _is_right(entry: Entry, left: float) -> bool:
     if entry.seconds is None:
         return left == inf
     return left < inf and entry.seconds >= min(left, MAX_TIMEOUT) - REARM
+
+
+def _is_taken(numbers: set[int], number: int) -> bool:
+    """Take a number out, if it is in; to let go of a million at once would take 100 ms."""
+    is_in = number in numbers
+    numbers.discard(number)
+    return is_in
 
 
 def _number(network: IPNetwork) -> int:
