@@ -167,6 +167,6 @@ def found_reason(source: Source, event: SecurityEvent) -> str:
     tried = source.guessed.get(event.account, 0)
     accounts = sum(count > 0 for count in source.guessed.values())
     return (
-        f"{event.account[:40]!r} logged in after {tried} wrong passwords for it and tries on {accounts} accounts from "
-        f"the same source"
+        f"{event.account[:40]!r} logged in after {tried} wrong {'password' if tried == 1 else 'passwords'} for it and "
+        f"tries on {accounts} {'account' if accounts == 1 else 'accounts'} from the same source"
     )

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -40,6 +40,7 @@ from amiwatch.store.records import (
     OffenderRecord,
     Panic,
     Request,
+    SourceRecord,
     Status,
     StoredBan,
     StoredOffender,
@@ -277,6 +278,40 @@ class Reader:
              GROUP BY account, outcome ORDER BY 3 DESC, 5 DESC LIMIT :limit
         """  # noqa: S608 - texts of ours
         return list(self._rows(TriedRecord, sql, {**where.parameters, "limit": limit}))
+
+    def alerts_about(self, accounts: Sequence[str], *, since: float, until: float) -> list[AlertRecord]:
+        """Return the alerts about no address: about these accounts, or, raised in this time, about everybody."""
+        marks = ", ".join("?" * len(accounts))
+        sql = f"""
+            SELECT {_columns(AlertRecord)} FROM alerts
+             WHERE sort_key IS NULL AND last_at >= ? AND at <= ? AND (account = '' OR account IN ({marks}))
+             ORDER BY last_at DESC LIMIT {FETCH_ROWS}
+        """  # noqa: S608 - texts of ours
+        return list(self._rows(AlertRecord, sql, (since, until, *accounts)))
+
+    def account_alerts(self, account: str, *, limit: int) -> list[AlertRecord]:
+        """Return the alerts about one account, from wherever, the newest first."""
+        where = _Where()
+        where.add("account = :account", account=account)
+        return list(self._list(AlertRecord, "alerts", where, None, limit))
+
+    def sources_of(self, account: str, *, limit: int) -> list[SourceRecord]:
+        """Return who tried an account and with what outcome, those last seen first."""
+        sql = """
+            SELECT address, outcome, sum(attempts), min(first_at), max(last_at) FROM attempts WHERE account = ?
+             GROUP BY sort_key, outcome ORDER BY 5 DESC LIMIT ?
+        """
+        return list(self._rows(SourceRecord, sql, (account, limit)))
+
+    def sources_within(self, network: IPNetwork, *, limit: int) -> list[OffenderRecord]:
+        """Return the sources inside a network with failed attempts, those with most first; none is called banned."""
+        where = _Where()
+        where.add_within(counted_network(network))
+        sql = f"""
+            SELECT address, sum(attempts), count(DISTINCT account), min(first_at), max(last_at), 0
+              FROM attempts {where} AND outcome <> 'success' GROUP BY sort_key ORDER BY 2 DESC LIMIT :limit
+        """  # noqa: S608 - texts of ours
+        return list(self._rows(OffenderRecord, sql, {**where.parameters, "limit": limit}))
 
     def links(self, *, pbx: str | None = None, limit: int | None = None) -> Iterator[LinkRecord]:
         """List the changes of AMI links."""

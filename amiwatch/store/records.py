@@ -283,6 +283,16 @@ class TriedRecord(NamedTuple):
     last_at: float
 
 
+class SourceRecord(NamedTuple):
+    """A source that tried an account, with all attempts of one outcome."""
+
+    address: str
+    outcome: str
+    attempts: int
+    first_at: float
+    last_at: float
+
+
 class LinkRecord(NamedTuple):
     """A change of an AMI link."""
 

@@ -30,12 +30,14 @@ NOW = float(int(time.time()))
 OFFICE, SCANNER = "192.0.2.20", "203.0.113.7"
 
 
-def attempts(case: Case, *accounts: str, source: str, at: float, **details: Any) -> list[SecurityEvent]:
-    """Return one attempt on each account, one a second."""
+def attempts(
+    case: Case, *accounts: str, source: str, at: float, step: float = 1.0, **details: Any
+) -> list[SecurityEvent]:
+    """Return one attempt on each account, so many seconds apart."""
     return [
         event
         for number, account in enumerate(accounts)
-        for event in attempt_events(case, account=account, source=source, at=at + number, **details)
+        for event in attempt_events(case, account=account, source=source, at=at + number * step, **details)
     ]
 
 

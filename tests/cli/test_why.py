@@ -1,11 +1,20 @@
 import json
 import time
+from collections.abc import Callable, Iterable
 
 import pytest
 
-from amiwatch.judgement.values import source_network
+from amiwatch.cli.story import SHOWN
+from amiwatch.judgement.alerts import ALERTS
+from amiwatch.judgement.rules import DAY, HOUR, POLICIES
+from amiwatch.judgement.values import SecurityEvent, source_network
 from amiwatch.store.records import AllowEntry
+from amiwatch.testing.builders import Case
 from tests.cli.conftest import HOSTILE, make_alert, make_attempts, make_ban
+from tests.cli.test_replay_history import attempts, live
+
+NOW = float(int(time.time()))
+SOURCE = "203.0.113.50"
 
 
 @pytest.fixture
@@ -30,7 +39,8 @@ def test_the_story_of_a_banned_address_is_whole(call, offender):
         "rule 'scan', step 1 of the ladder, seen by pbx: 5 unknown accounts in 41 s",
         "InvalidAccountID PJSIP/UDP account 'alice' from 203.0.113.7 port 5060",
         "earlier",
-        "'alice': 7 attempts unknown",
+        "2 accounts that don't exist, in 9 attempts ('alice', 'bob')",
+        "→ banned for 1 h, rule 'scan', step 1 of the ladder",
         "phone: a phone with an old password",
         "logged in as '300'",
         "amiwatch unban 203.0.113.7",
@@ -78,7 +88,9 @@ def test_an_address_inside_a_network_that_was_banned_is_told_which(call, fill):
     assert call("why", "203.0.113.5").stdout.startswith(
         "203.0.113.5 is not banned; 203.0.113.0/24 was, until its ban expired.\n"
     )
-    assert call("why", "198.51.100.0/24").stdout.startswith("198.51.100.0/24 is not banned.\n")
+    assert call("why", "198.51.100.0/24").stdout.startswith(
+        "198.51.100.0/24 is not banned; its last ban was lifted at "
+    )
 
 
 def test_who_is_never_banned_is_told_why(call, fill):
@@ -104,4 +116,182 @@ def test_hostile_text_is_visible_and_bounded(call, fill):
     fill(put)
     text = call("why", "203.0.113.7").stdout
     assert all(line.isprintable() for line in text.splitlines())
-    assert "and 40 more" in text
+    assert "and 45 more" in text
+
+
+@pytest.fixture
+def lived(fill) -> Callable[..., None]:
+    """Let a real judge live through events, and keep what the daemon keeps."""
+
+    def through(*events: SecurityEvent) -> None:
+        fill(lambda store: (live(store, events), None)[1])
+
+    return through
+
+
+def lines(text: str, part: str) -> list[str]:
+    """Return the items of one part of a story."""
+    found: list[str] = []
+    name = ""
+    for line in text.splitlines()[1:]:
+        name = line[:10].strip() or name
+        found += [line[11:]] if name == part else []
+    return found
+
+
+def test_what_came_is_told_in_the_order_of_time(call, lived):
+    lived(
+        *attempts(Case.UNKNOWN_ACCOUNT_ANSWERED, *"123456", source=SOURCE, at=NOW - 50 * HOUR),
+        *attempts(Case.UNKNOWN_ACCOUNT, *"1234", source=SOURCE, at=NOW - HOUR, transport="TLS"),
+    )
+    came = [line[21:] for line in lines(call("why", SOURCE).stdout, "what came")]
+    assert came[0].startswith(
+        "5 accounts that don't exist ('1', '2', '3', '4', '5'), 4 with a password, in 4 s, over UDP"
+    )
+    assert came[1].startswith("→ banned for ")
+    assert came[2].startswith("4 accounts that don't exist ('1', '2', '3', '4'), in 3 s, over TLS")
+    assert came[3].endswith("rule 'scan_rush', step 2 of the ladder")
+
+
+def test_every_policy_says_what_it_would_have_done(call, lived):
+    lived(*attempts(Case.UNKNOWN_ACCOUNT, *"1234", source=SOURCE, at=NOW - HOUR, transport="TLS"))
+    otherwise = lines(call("why", SOURCE).stdout, "otherwise")
+    assert [line.split(":")[0].removesuffix(" (in force)") for line in otherwise[:-1]] == list(POLICIES)
+    assert otherwise[0].startswith("office (in force): banned ")
+    assert "at its failed attempt 4, by rule 'scan_rush'" in otherwise[0]
+    assert "at its failed attempt 1" in next(line for line in otherwise if line.startswith("closed"))
+    otherwise = lines(call("why", SOURCE, AMIWATCH_POLICY="closed").stdout, "otherwise")
+    assert otherwise[0].startswith("closed (in force): banned ")
+
+
+def test_who_was_never_banned_is_told_how_far_from_it(call, lived):
+    lived(*attempts(Case.UNKNOWN_ACCOUNT, "1000", "1001", source=SOURCE, at=NOW - HOUR, transport="TLS"))
+    story = call("why", SOURCE).stdout
+    assert story.startswith(f"{SOURCE} is not banned, and never was.\n")
+    assert lines(story, "why not") == ["it came to 2 of 4 unknown accounts within 10 s (rule 'scan_rush')"]
+    assert lines(story, "trust") == ["none: nobody ever logged in from there with a password"]
+
+
+def test_a_broken_phone_is_told_what_to_do_at_the_phone(call, lived):
+    lived(*attempts(Case.WRONG_PASSWORD, *["200"] * 30, source=SOURCE, at=NOW - 3 * HOUR, step=60))
+    story = call("why", SOURCE).stdout
+    assert lines(story, "what came")[0][21:] == (
+        "30 wrong passwords for the account '200', which exists, in 29 min, one every 1 min, over UDP"
+    )
+    assert "at a steady pace: probably a phone with an old password" in lines(story, "why not")[0]
+    assert "but was excused" in lines(story, "why not")[1]
+    assert lines(story, "to do")[0] == (
+        f"broken_phone (account '200'): {ALERTS['broken_phone']} See docs/alerts.md#broken_phone"
+    )
+
+
+def test_an_office_that_fails_is_told_of_its_trust(call, fill, lived):
+    lived(
+        *attempts(Case.RIGHT_PASSWORD, "300", "301", source=SOURCE, at=NOW - 2 * DAY),
+        *attempts(Case.WRONG_PASSWORD, *["300"] * 12, source=SOURCE, at=NOW - HOUR, transport="TLS"),
+    )
+    network = source_network(make_ban(SOURCE).address)
+    fill(lambda store: store.put_trust(network, "300", NOW - 2 * DAY, NOW + 5 * DAY, NOW - 2 * DAY))
+    story = call("why", SOURCE).stdout
+    assert "2 logins with the right password as '300', '301'" in lines(story, "what came")[0]
+    assert lines(story, "trust")[0].startswith("logged in as '300', first ")
+    assert "phones of ours log in from there" in lines(story, "why not")[0]
+
+
+def test_who_takes_part_in_a_campaign_is_told_so(call, lived):
+    lived(
+        *(
+            event
+            for last in range(30)
+            for event in attempts(Case.WRONG_PASSWORD, "500", source=f"198.51.100.{last + 1}", at=NOW - 900 + last)
+        )
+    )
+    story = call("why", "198.51.100.7").stdout
+    assert "account_attacked about '500'" in lines(story, "alerts")[0]
+    story = call("why", "--account", "500").stdout
+    assert story.startswith("The account '500' never logged in and failed from 30 addresses, as far as is kept.\n")
+    assert len(lines(story, "failed")) == SHOWN + 1
+    assert "account_attacked" in lines(story, "alerts")[0]
+    assert "docs/alerts.md#account_attacked" in lines(story, "to do")[0]
+
+
+def test_the_story_of_an_account_names_who_logged_in_and_who_is_banned(call, lived):
+    lived(
+        *attempts(Case.RIGHT_PASSWORD, "200", source="192.0.2.7", at=NOW - 2 * HOUR),
+        *attempts(Case.WRONG_PASSWORD, *["200"] * 30, source=SOURCE, at=NOW - 900, transport="TLS"),
+    )
+    story = call("why", "-a", "200").stdout
+    assert story.startswith("The account '200' logged in from 1 address and failed from 1 address")
+    assert lines(story, "logged in")[0].startswith("192.0.2.7: 1 login, last ")
+    assert lines(story, "failed")[0].startswith(f"{SOURCE}: ")
+    assert lines(story, "failed")[0].endswith(", banned")
+    record = json.loads(call("why", "-a", "200", "--json").stdout)
+    assert {(one["address"], one["outcome"], one["is_banned"]) for one in record["sources"]} == {
+        ("192.0.2.7", "success", False),
+        (SOURCE, "guess", True),
+    }
+
+
+def test_an_account_that_was_never_seen_is_a_no(call, offender):
+    result = call("why", "--account", "nobody")
+    assert (result.exit_code, result.stdout) == (1, "The account 'nobody' was never seen.\n")
+
+
+@pytest.mark.parametrize("arguments", [(), ("192.0.2.1", "--account", "200")])
+def test_either_an_address_or_an_account_is_asked_for(call, fill, arguments):
+    fill(lambda store: None)
+    result = call("why", *arguments)
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+
+
+def test_a_network_is_told_by_its_sources(call, lived):
+    lived(
+        *attempts(Case.UNKNOWN_ACCOUNT, *"1234", source=SOURCE, at=NOW - 900, transport="TLS"),
+        *attempts(Case.UNKNOWN_ACCOUNT, "1", source="203.0.113.51", at=NOW - 800, transport="TLS"),
+    )
+    story = call("why", "203.0.113.0/24").stdout
+    assert story.startswith("203.0.113.0/24 is not banned as a whole, but 1 ban inside it.\n")
+    first, second = lines(story, "who")
+    assert first.startswith(f"{SOURCE}: 4 failed attempts on 4 accounts, last ")
+    assert first.endswith(", banned")
+    assert not second.endswith(", banned")
+    assert "closed: 2 sources banned" in "\n".join(lines(story, "otherwise"))
+
+
+def test_neighbours_in_one_64_share_a_story(call, lived):
+    lived(
+        *(
+            event
+            for n in range(9)
+            for event in attempts(Case.UNKNOWN_ACCOUNT, str(n), source=f"2001:db8:1:2::{n + 1}", at=NOW - 900 + n)
+        )
+    )
+    story = call("why", "2001:db8:1:2::5").stdout
+    assert story.startswith("2001:db8:1:2::/64 is banned since ")
+    assert "5 accounts that don't exist" in lines(story, "what came")[0]
+    assert "office (in force): banned" in lines(story, "otherwise")[0]
+
+
+def test_a_flood_of_visits_stays_readable(call, lived):
+    lived(*attempts(Case.UNKNOWN_ACCOUNT, *["7"] * 60, source=SOURCE, at=NOW - 6 * DAY, step=7000.0))
+    assert 0 < len(lines(call("why", SOURCE).stdout, "what came")) <= SHOWN
+
+
+def test_machines_are_told_what_came_and_what_else_could_have_been(call, lived):
+    lived(*attempts(Case.UNKNOWN_ACCOUNT, *"1234", source=SOURCE, at=NOW - HOUR, transport="TLS"))
+    story = json.loads(call("why", SOURCE, "--json").stdout)
+    assert [(one["attempts"], one["what"][:27]) for one in story["visits"]] == [(4, "4 accounts that don't exist")]
+    assert [one["policy"] for one in story["otherwise"]] == list(POLICIES)
+    assert (story["otherwise"][0]["rule"], story["otherwise"][0]["failed_attempts"]) == ("scan_rush", 4)
+
+
+def test_hostile_accounts_are_visible_in_every_story(call, lived):
+    names: Iterable[str] = [f"\x1b[31m{n}\u202e" for n in range(4)]
+    lived(
+        *attempts(Case.UNKNOWN_ACCOUNT, *names, source=SOURCE, at=NOW - HOUR, transport="TLS"),
+        *attempts(Case.UNKNOWN_ACCOUNT, "\x1b[31m0\u202e", source="203.0.113.51", at=NOW - HOUR),
+    )
+    for arguments in ((SOURCE,), ("203.0.113.0/24",), ("--account", "\x1b[31m0\u202e"), ("203.0.113.51",)):
+        result = call("why", *arguments)
+        assert result.exit_code == 0
+        assert all(line.isprintable() for line in result.stdout.splitlines())
