@@ -137,6 +137,11 @@ class Enforcer:
         """Tell whether what the ledger wants is to be in the kernel."""
         return self.is_enforcing and not self.is_held
 
+    @property
+    def has_orders(self) -> bool:
+        """Tell whether bans are on their way whose outcome was not told yet."""
+        return bool(self._orders or self._under_way)
+
     def order(self, order: Order, *, is_alone: bool = False) -> None:
         """
         Put a ban into the kernel as soon as may be; returns at once.

@@ -284,9 +284,11 @@ class Daemon:
         self._enforcer.order(Order(ban, pbx, received), is_alone=not self._waiting)
 
     def _withdraw(self, lift: Lift) -> None:
-        """Take a ban back that the judge has struck from the ledger; recorded when its ban is, at the latest."""
+        """Take a ban back that the judge has struck from the ledger; recorded after its ban, which may be under way."""
         self._withdrawn.append(lift)
         self._release(lift.network)
+        if not self._enforcer.has_orders:
+            self._record_withdrawn()
         log.warning("unbanned network=%s by='amiwatch' reason=%r", lift.network, lift.reason)
         self._tell(lambda listener: listener.lifted(lift.network))
 

@@ -25,6 +25,7 @@ from amiwatch.judgement.reasons import (
     attacked_reason,
     found_reason,
     mass_reason,
+    mistyped_reason,
 )
 from amiwatch.judgement.rules import Measure, Policy, longest
 from amiwatch.judgement.safe import ALWAYS
@@ -87,6 +88,7 @@ class Judge:
         )
         self.ladder = self._verdicts.ladder
         self.alarms = self._verdicts.alarms
+        self.neighbours = self._verdicts.neighbours
         self.allow({})
         self._readers = self._reading()
         self.adopt(policy)
@@ -177,15 +179,19 @@ class Judge:
     def _succeeded(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         self._note(key, event, "success", now)
         source = self.sources.get(key)
+        said: Sequence[Verdict] = ()
         if source is not None:
             source.dialogues.pop(hash(event.session), None)
             source.unanswered.pop(hash(event.session), None)
             if self._verdicts.has_found_password(key, source, event, now):
                 return self.alarms.tell("password_found", key, event, now, lambda: found_reason(source, event))
-            source.guessed.pop(event.account, None)
+            tried = source.guessed.pop(event.account, 0)
+            if self._verdicts.has_mistyped(key, source, tried, now):
+                why = mistyped_reason(event.account, tried)
+                said = self.alarms.tell("mistyped_password", key, event, now, lambda: why)
         if Trust.is_earned_by(event):
             self.trust.grant(_own_key(key, event), event.account, now)
-        return ()
+        return said
 
     def _challenged(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         """Note a challenge for ``<unknown>``: honest if a success follows, the trace of a scanner if none ever does."""
@@ -345,6 +351,8 @@ class Judge:
         tried = event.account if account is None else account
         if self._tripwires and dialogue_is != "ami" and tried.casefold() in self._tripwires:
             changed.append(Measure.TRIPWIRE)
+        if account is None or account in source.accounts:
+            source.note_again(tried, now, source.accounts.get(tried))
         for measure in (Measure.ATTEMPTS, *changed):
             source.note(measure, now, is_proven=is_proven, account=tried)
         self.sources.weigh(key, source)

@@ -89,6 +89,35 @@ def phone_reason(source: Source, event: SecurityEvent) -> str:
     )
 
 
+def site_reason(source: Source) -> str:
+    """Say why a source that fails steadily with a few accounts is not banned."""
+    return (
+        f"{source.total} failures with the accounts {_names(source)}, each at a steady pace: probably phones with old "
+        "passwords or deleted accounts"
+    )
+
+
+def moved_reason(source: Source, home: IPNetwork, silence: float) -> str:
+    """Say why a source whose accounts logged in elsewhere is not banned."""
+    return (
+        f"{source.total} failures with {_names(source)}, which logged in at {home} until {duration(silence)} ago, when "
+        "that fell silent: probably the site moved"
+    )
+
+
+def shared_reason(source: Source, rule: Rule, now: float, accounts: int) -> str:
+    """Say why an address that many phones share is not banned."""
+    return (
+        f"{window(source, rule, now)} ({_names(source)}), but {accounts} accounts log in from there: a ban would stop "
+        "them all"
+    )
+
+
+def mistyped_reason(account: str, tried: int) -> str:
+    """Say that somebody needed several tries."""
+    return f"{account[:40]!r} logged in from an address without trust after {tried} wrong passwords"
+
+
 def trusted_reason(source: Source, rule: Rule, now: float, is_proven: bool) -> str:
     """Say why a source whose phones log in is not banned."""
     why = (

@@ -26,6 +26,9 @@ MEASURES = len(Measure)
 MAX_DIALOGUES = 256
 """Dialogues kept for one source: the phones of an office that start together behind one address."""
 
+MAX_AGAIN, AGAIN_KEPT = 4, 24
+"""Accounts of one source, and attempts on each, whose pace is kept: more accounts than a site has broken phones."""
+
 MAX_EVIDENCE = 8
 """Events kept for one source, the first half of them and the newest."""
 
@@ -214,6 +217,7 @@ class Source(Windows):
 
     __slots__ = (
         "address",
+        "again",
         "dialogues",
         "evidence",
         "failed_at",
@@ -253,6 +257,8 @@ class Source(Windows):
         """Those of them that tried a password and whose account Asterisk did not tell."""
         self.guessed: dict[str, int] = {}
         """Existing accounts → passwords tried on each; 0 for one that an ACL refused."""
+        self.again: dict[str, list[float]] = {}
+        """The first ``MAX_AGAIN`` accounts that were tried again → when, the newest ``AGAIN_KEPT`` times."""
         self.dialogues: dict[int, Dialogue] = {}
         self.unanswered: dict[int, float] = {}
         """Dialogues with an open challenge for ``<unknown>`` → since when."""
@@ -293,6 +299,18 @@ class Source(Windows):
         if len(self.guessed) > HISTORY:
             del self.guessed[next(iter(self.guessed))]
 
+    def note_again(self, account: str, at: float, before: float | None) -> None:
+        """Note that an account was tried again, after ``before`` if that is known: the pace tells a phone."""
+        account = account[:TEXT_LIMIT]
+        times = self.again.get(account)
+        if times is None:
+            if len(self.again) >= MAX_AGAIN:
+                return
+            times = self.again[account] = [] if before is None else [before]
+        times.append(at)
+        if len(times) > AGAIN_KEPT:
+            del times[0]
+
     def keep(self, event: SecurityEvent) -> None:
         """Keep an event as evidence: the first ones and the newest ones."""
         if len(event.session) > TEXT_LIMIT or len(event.account) > TEXT_LIMIT:
@@ -308,6 +326,7 @@ class Source(Windows):
     def size(self) -> int:
         """Estimate the bytes that it holds, a little too high (measured with ``python -m bench.judgement``)."""
         accounts = len(self.accounts) + len(self.guessed) + (len(self.proven.accounts) if self.proven else 0)
+        accounts += 3 * len(self.again)
         if self.each:
             accounts += 2 * len(self.each) + sum(map(len, self.each.values())) // 2
         return 1000 + 250 * len(self.dialogues) + 160 * accounts + 700 * len(self.evidence) + 100 * len(self.unanswered)

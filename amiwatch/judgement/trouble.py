@@ -62,6 +62,9 @@ CALM_SAMPLES = 41
 PHONES_UNKNOWN = 12
 """Unknown accounts that a small office may have when all of its phones fail together."""
 
+BROKEN_PHONES = 3
+"""Phones of one site that may be broken at the same time before they are called a guesser's accounts."""
+
 _CALLER = re.compile(rf"\+?\d{{{CALLER_DIGITS},}}|anonymous|unavailable|unknown|restricted|private|", re.IGNORECASE)
 """Callers' numbers, and what stands in their place where they are withheld (RFC 3323 4.1.1.3)."""
 
@@ -117,6 +120,26 @@ def is_steady_phone(source: Source, measure: Measure = Measure.ATTEMPTS) -> bool
     times = list(source.kept(measure)[-PACE_SAMPLES:])
     begins = times[:1] + [later for earlier, later in pairwise(times) if later - earlier > RETRY_PAUSE]
     return len(times) <= RETRIES * len(begins) and is_steady(begins, pause=PHONE_PAUSE)
+
+
+def is_broken_site(source: Source) -> bool:
+    """Tell whether these may be a few phones of one place, each with an old password or a deleted account."""
+    if source.unnamed or not (source.has_password or source.guessed):
+        return False
+    if not 2 <= len(source.accounts.keys() | source.guessed.keys()) <= BROKEN_PHONES:
+        return False
+    samples = steady = 0
+    for times in source.again.values():
+        begins = times[:1] + [later for earlier, later in pairwise(times) if later - earlier > RETRY_PAUSE]
+        if len(times) > RETRIES * len(begins):
+            return False
+        if pauses := _pauses(begins):
+            middle = median(pauses)
+            if middle < PHONE_PAUSE:
+                return False
+            samples += len(pauses)
+            steady += sum(middle / 2 <= each <= middle * 2 for each in pauses)
+    return samples >= STEADY_SAMPLES and steady >= STEADY_SHARE * samples
 
 
 def is_pace_of_phone(source: Source, tries: int, now: float) -> bool:

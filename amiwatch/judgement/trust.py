@@ -30,6 +30,8 @@ class Trust:
         self.max_sources = max_sources
         self._sources: OrderedDict[int, dict[str, float]] = OrderedDict()
         """Source → account → time of its last login; both in the order of their last login."""
+        self._homes: OrderedDict[str, int] = OrderedDict()
+        """Account → the source that was the last to begin to log in with it."""
         self._unsaved: dict[tuple[int, str], float] = {}
         self._saved: OrderedDict[tuple[int, str], float] = OrderedDict()
 
@@ -59,7 +61,28 @@ class Trust:
         self._sources[key] = accounts
         if len(self._sources) > self.max_sources:
             self._sources.popitem(last=False)
-        return before is None or before <= at - self.trust_time
+        is_new = before is None or before <= at - self.trust_time
+        if is_new:
+            self._settle(account, key, at)
+        return is_new
+
+    def _settle(self, account: str, key: int, at: float) -> None:
+        """Let an account live at this source, unless another logged in with it later."""
+        if self._sources.get(self._homes.get(account, key), {}).get(account, -inf) > at:
+            return
+        self._homes[account] = key
+        self._homes.move_to_end(account)
+        if len(self._homes) > self.max_sources:
+            self._homes.popitem(last=False)
+
+    def home(self, account: str, now: float) -> int | None:
+        """Return the source that was the last to begin to log in with this account; None if it has no trust."""
+        key = self._homes.get(account)
+        return key if key is not None and self.covers(key, account, now) else None
+
+    def heard(self, key: int) -> float:
+        """Return when the source logged in last, as anybody; minus infinity if that is not known."""
+        return next(reversed(self._sources.get(key, {"": -inf}).values()))
 
     def unsaved(self) -> list[tuple[int, str, float]]:
         """Return source, account and time of logins that were not returned within ``SAVE_PAUSE``: what to store."""

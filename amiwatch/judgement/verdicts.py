@@ -8,8 +8,10 @@ Rule 2: this file counts nothing of a source; ``judge.py`` does, and asks here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import ceil
 from random import Random
 
 from amiwatch.judgement.alarms import Alarms, Ceiling
@@ -18,21 +20,26 @@ from amiwatch.judgement.crowds import Breaker
 from amiwatch.judgement.hasty import Hasty, HastyBans
 from amiwatch.judgement.ladder import Ladder
 from amiwatch.judgement.ledger import Ledger
-from amiwatch.judgement.networks import WIDE, NetworkTable, source_key
+from amiwatch.judgement.neighbours import NEIGHBOURS, Neighbours
+from amiwatch.judgement.networks import WIDE, NetworkTable, key_network, source_key
 from amiwatch.judgement.reasons import (
     allowed_reason,
     ban_reason,
     ceiling_reason,
     chan_sip_reason,
     lift_reason,
+    moved_reason,
     phone_reason,
     quiet_reason,
     share_reason,
+    shared_reason,
+    site_reason,
     trusted_reason,
 )
 from amiwatch.judgement.rules import MINUTE, Measure, Policy, Rule, Unless
 from amiwatch.judgement.sources import Source, SourceTable, Windows
 from amiwatch.judgement.trouble import (
+    is_broken_site,
     is_calm_caller,
     is_crowd_of_phones,
     is_pace_of_phone,
@@ -44,6 +51,22 @@ from amiwatch.judgement.values import Ban, IPAddress, IPNetwork, Lift, SecurityE
 
 CROWD_PAUSE = 1.0
 """How long a source that a storm excuses is not looked at again, in seconds: a flood must cost little."""
+
+SHARED = 30
+"""Accounts that logged in lately from one address before it is called shared: a ban would stop so many phones."""
+
+MOVED_ACCOUNTS, MOVED_SHARE = 2, 0.75
+"""Accounts that must fail at a new address, and their share of all that fail there, to call it a site that moved."""
+
+SILENCE = 10 * MINUTE
+"""How long nobody may have logged in at the old address of a site that moved, in seconds; phones register every few
+minutes."""
+
+BAD_NEIGHBOURS = 0.5
+"""Share of the limits of enumerations that is left for a source in a bad neighbourhood."""
+
+MISTYPED = 2
+"""Wrong passwords before a success that are told: one happens every day."""
 
 FOUND_AFTER = 5
 """Passwords tried on an account before its success is called a guess: people need up to four."""
@@ -72,6 +95,7 @@ class Verdicts:
         self._breaker = breaker
         self._ceiling = Ceiling()
         self._hasty = HastyBans()
+        self.neighbours = Neighbours()
         self.adopt(policy)
         self.spare({})
 
@@ -109,7 +133,7 @@ class Verdicts:
         excused: Sequence[Verdict] = ()
         for measure in measures:
             # An office earns patience for its own people, not for an enumeration from its address.
-            factor = self.policy.trust_factor if is_trusted and measure is Measure.ACCOUNTS else 1
+            factor = self._factor(key, now, is_trusted) if measure is Measure.ACCOUNTS else 1
             for rule, any_rule in self._rules[measure]:
                 if not _is_met(rule, source, factor, now):
                     continue
@@ -120,15 +144,20 @@ class Verdicts:
                     rule = any_rule
                 if now < self._breaker.until and self._is_of_a_crowd(source, rule, now, is_proven, is_trusted):
                     continue
-                if (excuse := self._excuse(key, source, rule, event, now)) is not None:
-                    excused = excused or excuse
-                elif is_trusted and not (is_proven and measure in _NOT_COVERED):
-                    if not is_proven:
-                        source.spared_until = _next_minute(now)
-                    excused = excused or self._spare_trusted(key, source, rule, event, now, is_proven)
-                else:
+                rule = replace(rule, limit=_limit(rule, factor))
+                excuse = self._excuse(key, source, rule, event, now)
+                if excuse is None and is_trusted:
+                    excuse = self._spare_trusted(key, source, rule, event, now, is_proven)
+                if excuse is None:
                     return self._offender(key, source, rule, event, now, is_trusted=is_trusted, is_proven=is_proven)
+                excused = excused or excuse
         return excused
+
+    def _factor(self, key: int, now: float, is_trusted: bool) -> float:
+        """Return by how much more, or less, unknown accounts a source may try than the rules say."""
+        if is_trusted:
+            return self.policy.trust_factor
+        return BAD_NEIGHBOURS if self.neighbours.are_bad(key, now) else 1
 
     def _is_of_a_crowd(self, source: Source, rule: Rule, now: float, is_proven: bool, is_trusted: bool) -> bool:
         """Tell whether a source fails as many others do just now, and is no worse than phones that fail."""
@@ -159,12 +188,42 @@ class Verdicts:
             return self.alarms.tell("unknown_carrier", key, event, now, lambda: quiet_reason(source, rule, now))
         if Unless.PHONE in rule.unless and is_steady_phone(source, rule.measure):
             return self.alarms.tell("broken_phone", key, event, now, lambda: phone_reason(source, event))
+        if Unless.PHONE in rule.unless and is_broken_site(source):
+            return self.alarms.tell("broken_site", key, event, now, lambda: site_reason(source))
+        if Unless.CROWD in rule.unless and rule.measure in _OF_KNOWN_ACCOUNTS:
+            return self._excuse_moved(key, source, event, now)
         return None
+
+    def _excuse_moved(self, key: int, source: Source, event: SecurityEvent, now: float) -> Sequence[Verdict] | None:
+        """Return what takes the place of a ban if this is a site that moved here: None if it is not."""
+        home = self._moved_from(key, source, now)
+        if home is None or not is_crowd_of_phones(source):
+            return None
+        silence = now - self._trust.heard(home)
+        return self.alarms.tell("site_moved", key, event, now, lambda: moved_reason(source, key_network(home), silence))
+
+    def _moved_from(self, key: int, source: Source, now: float) -> int | None:
+        """Return the source at which nearly all accounts that fail here logged in until it fell silent."""
+        homes = Counter(self._trust.home(account, now) for account in source.guessed)
+        home, moved = homes.most_common(1)[0] if homes else (None, 0)
+        if home is None or home == key or moved < max(MOVED_ACCOUNTS, MOVED_SHARE * len(source.guessed)):
+            return None
+        return home if self._trust.heard(home) <= now - SILENCE else None
+
+    def _is_shared(self, key: int, now: float) -> bool:
+        return len(self._trust.accounts(key, now)) >= SHARED
 
     def _spare_trusted(
         self, key: int, source: Source, rule: Rule, event: SecurityEvent, now: float, is_proven: bool
-    ) -> Sequence[Verdict]:
-        """Return what takes the place of a ban for a source whose phones log in."""
+    ) -> Sequence[Verdict] | None:
+        """Return what takes the place of a ban for a source whose phones log in; None if that does not excuse it."""
+        if self._is_shared(key, now):
+            count = len(self._trust.accounts(key, now))
+            return self.alarms.tell("shared_address", key, event, now, lambda: shared_reason(source, rule, now, count))
+        if is_proven and rule.measure in _NOT_COVERED:
+            return None
+        if not is_proven:
+            source.spared_until = _next_minute(now)
         return self.alarms.tell(
             "trusted_offender", key, event, now, lambda: trusted_reason(source, rule, now, is_proven)
         )
@@ -201,7 +260,7 @@ class Verdicts:
             seconds=seconds,
             level=level,
             rule=rule.name,
-            reason=ban_reason(source, rule, now, level=level, is_trusted=is_trusted, is_proven=is_proven),
+            reason=self._ban_reason(key, source, rule, now, level=level, is_trusted=is_trusted, is_proven=is_proven),
             service=event.service,
             is_proven=is_proven,
             evidence=source.proof(),
@@ -209,6 +268,8 @@ class Verdicts:
         self._ledger.put(network, now + seconds, is_proven=is_proven)
         self._sources.remove(key)
         self._hasty.note(Hasty(ban, key, source, rule, is_trusted))
+        if event.service != "SIP":
+            self.neighbours.note(key, now + seconds)
         return (ban,)
 
     def _wide_network(self, source: IPAddress, now: float) -> IPNetwork:
@@ -217,6 +278,14 @@ class Verdicts:
         wide = own.supernet(new_prefix=prefix)
         has_others = self._spared.overlapping(wide) or self._trust.is_near(source_key(source), prefix, now)
         return own if has_others else wide
+
+    def _ban_reason(
+        self, key: int, source: Source, rule: Rule, now: float, *, level: int, is_trusted: bool, is_proven: bool
+    ) -> str:
+        reason = ban_reason(source, rule, now, level=level, is_trusted=is_trusted, is_proven=is_proven)
+        neighbours = self.neighbours.count(key, now)
+        is_bad = rule.measure is Measure.ACCOUNTS and not is_trusted and neighbours >= NEIGHBOURS
+        return f"{reason}; {neighbours} of its neighbours are banned, so half is enough" if is_bad else reason
 
     def _holds_back(self, now: float) -> str:
         """Say why one more ban on unproven evidence has to wait; empty if it need not."""
@@ -246,6 +315,7 @@ class Verdicts:
         self._sources.add(key, source)
         self._sources.touch(key, source)
         self._sources.weigh(key, source)
+        self.neighbours.forget(key)
         return Lift(ban.network, ban.address, now, level, lift_reason(ban))
 
     def has_found_password(self, key: int, source: Source, event: SecurityEvent, now: float) -> bool:
@@ -258,17 +328,31 @@ class Verdicts:
             return False
         if source.is_of_a_crowd and is_pace_of_phone(source, tried, now):
             return False  # it works again after a mass failure
+        if tried < FOUND_AFTER and self._is_shared(key, now):
+            return False  # the other accounts may be anybody's
         return not self._trust.covers(key, event.account, now)
+
+    def has_mistyped(self, key: int, source: Source, tried: int, now: float) -> bool:
+        """Tell whether a success after some guesses is worth a word: nobody knows the source, and it is alone."""
+        if tried < MISTYPED or source.is_of_a_crowd or now < self._breaker.until:
+            return False
+        return not (self._trust.has(key, now) or is_steady_phone(source))
 
 
 def _next_minute(now: float) -> float:
     return (now // MINUTE + 1) * MINUTE
 
 
-def _is_met(rule: Rule, windows: Windows, factor: int, now: float) -> bool:
-    reached = windows.newest(rule.measure, rule.limit * factor) if rule.limit else None
+def _limit(rule: Rule, factor: float) -> int:
+    return ceil(rule.limit * factor)
+
+
+def _is_met(rule: Rule, windows: Windows, factor: float, now: float) -> bool:
+    reached = windows.newest(rule.measure, _limit(rule, factor)) if rule.limit else None
     return reached is not None and reached >= now - rule.find_time
 
+
+_OF_KNOWN_ACCOUNTS = frozenset({Measure.ATTEMPTS, Measure.GUESSES, Measure.ONE_ACCOUNT})
 
 _NOT_COVERED = frozenset({Measure.ACCOUNTS, Measure.AMI, Measure.TRIPWIRE})
 """What trust does not excuse: enumerations, guessing at the manager, tripwires."""

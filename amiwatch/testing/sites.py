@@ -197,7 +197,7 @@ def mass_failure(
             # A second after it begins, a hundred strange phones behind one address are what a scanner is.
             name, role = "strange call centre in a mass failure", Role.UNDECIDABLE
         # Before others fail, it may be said of an office alone that it fails a lot.
-        alerts = frozenset({"mass_failure"} if size == 1 else {"mass_failure", "trusted_offender"})
+        alerts = frozenset({"mass_failure"} if size == 1 else {"mass_failure", "trusted_offender", "shared_address"})
         actors.append(Actor(name, role, (source,), _all(lives), alerts))
     return actors
 

@@ -58,7 +58,7 @@ class Probe(NamedTuple):
         case, account = {
             Measure.ACCOUNTS: (Case.UNKNOWN_ACCOUNT_ANSWERED, f"name{made}"),
             Measure.ATTEMPTS: (Case.UNKNOWN_ACCOUNT_ANSWERED, f"name{made}"),
-            Measure.GUESSES: (Case.WRONG_PASSWORD, f"10{made % 2}"),
+            Measure.GUESSES: (Case.WRONG_PASSWORD, f"10{made % 5}"),
             Measure.ONE_ACCOUNT: (Case.WRONG_PASSWORD, "1001"),
             Measure.AMI: (Case.AMI_WRONG_SECRET, "1001"),
             Measure.TRIPWIRE: (Case.UNKNOWN_ACCOUNT, "Trap"),
@@ -380,7 +380,8 @@ def test_somebody_who_mistypes_four_times_and_succeeds_is_welcome() -> None:
     story = Story()
     story.tries(Case.WRONG_PASSWORD, ["1001"] * 4, every=8, source=PHONE)
     logs_in(story, PHONE)
-    assert not story.verdicts
+    assert story.kinds() == ["mistyped_password"]
+    assert not story.bans
     assert story.judge.trust.accounts(_key(PHONE), story.now) == ["1001"]
 
 

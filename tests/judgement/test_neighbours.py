@@ -1,0 +1,99 @@
+"""A /24 with several banned addresses: its others are suspected sooner, and nothing more."""
+
+import pytest
+
+from amiwatch.judgement.neighbours import MAX_HOSTS, MAX_NETWORKS, NEIGHBOURS, Neighbours
+from amiwatch.judgement.rules import HOUR
+from amiwatch.testing.builders import Case
+from tests.judgement.stories import Story, logs_in
+
+NEW = "203.0.113.200"
+
+
+def bad_neighbourhood(story: Story, number: int = NEIGHBOURS) -> None:
+    for host in range(number):
+        source = f"203.0.113.{host + 1}"
+        story.tries(Case.UNKNOWN_ACCOUNT, [str(each) for each in range(100, 106)], every=1, source=source)
+
+
+def tries_until_banned(story: Story, source: str, **details: str) -> int:
+    before = len(story.bans)
+    for number in range(40):
+        story.wait(1)
+        story.attempt(Case.UNKNOWN_ACCOUNT_ANSWERED, account=str(200 + number), source=source, **details)
+        if len(story.bans) > before:
+            return number + 1
+    return 40
+
+
+@pytest.mark.parametrize("transport", ["UDP", "TCP"])
+def test_a_scanner_in_a_bad_neighbourhood_needs_half_as_many_accounts(transport: str) -> None:
+    story = Story()
+    alone = tries_until_banned(Story(), NEW, transport=transport)
+    bad_neighbourhood(story, NEIGHBOURS - 1)
+    assert tries_until_banned(story, NEW, transport=transport) == alone
+    assert tries_until_banned(story, "203.0.113.201", transport=transport) == (alone + 1) // 2
+    assert tries_until_banned(story, "198.51.100.201", transport=transport) == alone  # another /24
+    assert {ban.network.prefixlen for ban in story.bans} == {32}
+
+
+def test_the_reason_names_the_lower_limit() -> None:
+    story = Story()
+    bad_neighbourhood(story)
+    tries_until_banned(story, NEW)
+    assert "(limit 3 in 10 s)" in story.bans[-1].reason
+    assert f"{NEIGHBOURS} of its neighbours are banned" in story.bans[-1].reason
+
+
+def test_a_trusted_neighbour_keeps_its_patience() -> None:
+    alone, story = Story(), Story()
+    logs_in(alone, NEW, transport="TLS")
+    bad_neighbourhood(story)
+    logs_in(story, NEW, transport="TLS")
+    expected = tries_until_banned(alone, NEW, transport="TLS")
+    assert tries_until_banned(story, NEW, transport="TLS") == expected > 10
+
+
+def test_passwords_and_silence_count_as_they_do_elsewhere() -> None:
+    story = Story()
+    bad_neighbourhood(story)
+    before = len(story.bans)
+    story.tries(Case.WRONG_PASSWORD, ["1001"] * 5, every=3, source=NEW, transport="TCP")
+    story.tries(Case.UNMATCHED, [""] * 5, every=3, source="203.0.113.201")
+    assert len(story.bans) == before
+
+
+def test_a_neighbourhood_is_good_again_when_its_bans_are_over() -> None:
+    neighbours = Neighbours()
+    for host in range(NEIGHBOURS):
+        neighbours.note(host, HOUR)
+    assert neighbours.are_bad(200, HOUR - 1)
+    assert not neighbours.are_bad(200, HOUR)
+    assert not neighbours.are_bad(256, 0)
+
+
+def test_a_lifted_ban_makes_no_neighbour() -> None:
+    neighbours = Neighbours()
+    for host in range(NEIGHBOURS):
+        neighbours.note(host, HOUR)
+    neighbours.forget(0)
+    neighbours.forget(0)
+    neighbours.forget(2**31)
+    assert not neighbours.are_bad(200, 0)
+
+
+def test_ipv6_sources_have_no_neighbours_here() -> None:
+    neighbours = Neighbours()
+    for number in range(10):
+        neighbours.note(~number, HOUR)
+    assert len(neighbours) == 0
+
+
+def test_memory_of_neighbours_is_bounded() -> None:
+    neighbours = Neighbours()
+    for number in range(MAX_NETWORKS + 100):
+        neighbours.note(number << 8, HOUR)
+    for host in range(256):
+        neighbours.note(host, HOUR)
+    assert len(neighbours) == MAX_NETWORKS
+    assert len(neighbours._networks[0]) == MAX_HOSTS
