@@ -1,7 +1,8 @@
 """
-Wire and judgement: events a second, and memory against a flood of invented sources.
+Wire and judgement: events a second, with 100,000 active sources too, and memory against a flood of invented ones.
 
-``python -m bench.judgement`` prints all; ``python -m bench.judgement memory [SOURCES]`` is the memory run alone.
+``python -m bench.judgement`` prints all; ``python -m bench.judgement memory [SOURCES]`` is the memory run alone, and
+``active [SOURCES]`` the one with active sources.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import time
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 from pathlib import Path
+from random import Random
+from typing import NamedTuple
 
 from amiwatch.ami.wire import Wire
 from amiwatch.judgement.judge import Judge
 from amiwatch.judgement.rules import Policy
 from amiwatch.judgement.values import Ban, SecurityEvent
+from amiwatch.testing.builders import STEPS, Case, attempt_bytes
 
 FLOOD = Path(__file__).parents[1] / "tests" / "recordings" / "ast22-pjsip-flood-reg-unknown-max.ami.gz"
 RUNS = 5
@@ -84,6 +88,94 @@ def speed() -> None:
         measure(f"{name}: wire, judge", count, lambda data=data: judge(read(data)))  # type: ignore[misc]
 
 
+ROUNDS = 3
+"""Times that each active source comes back while the clock runs, after ``WARM`` times when it does not."""
+
+WARM = 2
+RATE = 10_000
+"""Events a second of the recorded time: what a real Asterisk sent at most, rounded."""
+
+DRAIN = 5.0
+"""Seconds of the recorded time after which the sums are taken, as the daemon does."""
+
+
+class Kind(NamedTuple):
+    """What one of the active sources does each time it comes."""
+
+    share: int
+    """Of a hundred sources."""
+    case: Case
+    transport: str
+    has_new_account: bool = False
+
+
+KINDS = (
+    Kind(60, Case.RIGHT_PASSWORD, "UDP"),
+    Kind(20, Case.RIGHT_PASSWORD, "TLS"),
+    Kind(5, Case.WRONG_PASSWORD, "UDP"),
+    Kind(5, Case.UNKNOWN_ACCOUNT, "UDP"),
+    Kind(4, Case.UNKNOWN_ACCOUNT, "UDP", has_new_account=True),
+    Kind(3, Case.UNKNOWN_ACCOUNT_ANSWERED, "TCP", has_new_account=True),
+    Kind(3, Case.WRONG_PASSWORD, "UDP", has_new_account=True),
+)
+"""Phones that log in, phones with an old password, monitors; then scanners, and guessers at accounts that exist."""
+
+
+def active_bytes(sources: int, turn: int) -> tuple[bytes, int]:
+    """Let each source come once, in an order of its own each turn; return the bytes and how many events they are."""
+    cast = [kind for kind in KINDS for _ in range(kind.share)]
+    order = list(range(sources))
+    Random(turn).shuffle(order)
+    parts, count = [], 0
+    begin = 1e9 + turn * sources * 3 / RATE
+    for number in order:
+        kind = cast[number % 100]
+        account = str(10_000 + number + (turn * sources if kind.has_new_account else 0))
+        parts.append(
+            attempt_bytes(
+                kind.case,
+                account=account,
+                source=IPv4Address(INVENTED + number),
+                session=f"{number:08x}-{turn:04x}-4c8c-9d5c@host",
+                transport=kind.transport,
+                at=round(begin + count / RATE, 3),
+            )
+        )
+        count += len(STEPS[kind.case])
+    return b"".join(parts), count
+
+
+def feed(watch: Judge, wire: Wire, data: bytes) -> None:
+    """Parse and judge as the daemon does."""
+    drain_at = 0.0
+    for at in range(0, len(data), READ):
+        for item in wire.feed(data[at : at + READ]):
+            if type(item) is SecurityEvent:
+                watch.see(item, item.at)
+                if item.at >= drain_at:
+                    watch.tally.drain()
+                    watch.sweep(item.at)
+                    drain_at = item.at + DRAIN
+
+
+def active(sources: int) -> int:
+    """Measure with so many sources alive in the tables."""
+    watch, wire, rates = Judge(Policy(max_trusted=sources)), Wire(has_pings=False), []
+    for turn in range(WARM + ROUNDS):
+        data, count = active_bytes(sources, turn)
+        begin = time.process_time()
+        feed(watch, wire, data)
+        if turn >= WARM:
+            rates.append(count / (time.process_time() - begin))
+    rates.sort()
+    print(
+        f"{sources:,} active sources, {count:,} events a turn: {rates[len(rates) // 2]:,.0f} events/s "
+        f"(median of {ROUNDS} turns, best {rates[-1]:,.0f}); alive in the tables: {len(watch.sources):,} watched, "
+        f"{len(watch.trust):,} trusted, {len(watch.ledger):,} banned"
+    )
+    return 0
+
+
 def invented(count: int) -> Iterable[SecurityEvent]:
     """One request of each of so many sources, and an offender who tries five accounts meanwhile."""
     for number in range(count):
@@ -116,8 +208,13 @@ def memory(sources: int) -> int:
 def main(arguments: list[str]) -> int:
     if arguments[:1] == ["memory"]:
         return memory(int(arguments[1]) if arguments[1:] else 1_000_000)
+    if arguments[:1] == ["active"]:
+        return active(int(arguments[1]) if arguments[1:] else 100_000)
     speed()
-    return subprocess.run([sys.executable, "-m", "bench.judgement", "memory"], check=False).returncode
+    parts = [
+        subprocess.run([sys.executable, "-m", "bench.judgement", part], check=False) for part in ("active", "memory")
+    ]
+    return sum(part.returncode for part in parts)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,13 @@ from itertools import islice
 from math import inf
 
 from amiwatch.judgement.rules import Measure
-from amiwatch.judgement.values import TEXT_LIMIT, Evidence, IPAddress, SecurityEvent
+from amiwatch.judgement.values import TEXT_LIMIT, UNKNOWN, Evidence, IPAddress, SecurityEvent
 
 HISTORY = 96
 """Attempts and accounts kept for one source: more than the largest limit times the trust factor."""
 
 MEASURES = len(Measure)
+_ACCOUNTS, _ONE_ACCOUNT = Measure.ACCOUNTS, Measure.ONE_ACCOUNT  # looked up a dozen times an attempt
 
 MAX_DIALOGUES = 256
 """Dialogues kept for one source: the phones of an office that start together behind one address."""
@@ -67,6 +68,7 @@ class Dialogue:
     __slots__ = (
         "account",
         "asked_again",
+        "asked_as",
         "asked_at",
         "began",
         "bursts",
@@ -84,6 +86,8 @@ class Dialogue:
         self.account: str | None = None
         self.began = 0.0
         """When the request for ``account`` was first seen."""
+        self.asked_as = UNKNOWN
+        """For which account the last challenge was."""
         self.asked_at = 0.0
         """When a challenge for ``<unknown>`` went out that was not answered yet; 0 if there is none."""
         self.asked_again = 0
@@ -195,10 +199,12 @@ class Windows:
 
     def newest(self, measure: Measure, limit: int) -> float | None:
         """Return when the ``limit``-th newest of this measure was; None if there were fewer."""
-        if measure is Measure.ACCOUNTS:
-            return next(islice(reversed(self.accounts.values()), limit - 1, None), None)
-        times = self.kept(measure)
-        return times[-limit] if len(times) >= limit else None
+        if measure is _ACCOUNTS:
+            if len(self.accounts) < limit:
+                return None  # the usual answer, and the iterators cost ten times as much
+            return next(islice(reversed(self.accounts.values()), limit - 1, None))
+        times = self.times[measure] if measure is not _ONE_ACCOUNT else self.kept(measure)
+        return times[-limit] if times and len(times) >= limit else None
 
     def since(self, measure: Measure, begin: float) -> list[float]:
         """Return the times of this measure from ``begin`` on."""
@@ -266,6 +272,13 @@ class Source(Windows):
         self.weight = 0
         """``size`` as the table has it."""
 
+    def afresh(self, now: float) -> Source:
+        """Return a source that remembers of this one only at which accounts it guessed."""
+        source = Source(self.address, now)
+        source.guessed = self.guessed
+        source.has_password = self.has_password
+        return source
+
     def dialogue(self, session: str) -> Dialogue:
         """Return the dialogue of this SessionID, a new one if it is not known."""
         key = hash(session)
@@ -278,12 +291,12 @@ class Source(Windows):
 
     def note(self, measure: Measure, at: float, *, is_proven: bool, account: str = "") -> None:
         """Note one more of this measure; ``account`` is the one that it is about, if it is about accounts."""
-        if measure is Measure.ACCOUNTS:
+        if measure is _ACCOUNTS:
             account = account[:TEXT_LIMIT]
             self.note_account(account, at)
             if is_proven:
                 self._proven().note_account(account, at)
-        elif measure is Measure.ONE_ACCOUNT:
+        elif measure is _ONE_ACCOUNT:
             self.count_each(account[:TEXT_LIMIT], at)
             if is_proven:
                 self._proven().count_each(account[:TEXT_LIMIT], at)

@@ -10,8 +10,6 @@ were answered with a password.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from amiwatch.judgement.values import TEXT_LIMIT, IPAddress
 
 MAX_SUMS = 20_000
@@ -27,35 +25,38 @@ OTHERS = "…"
 """The account that stands for all further ones."""
 
 
-class Sum(NamedTuple):
-    """So many attempts that look alike; instants as in ``values``."""
+class Sum:
+    """So many attempts that look alike; instants as in ``values``. It grows until it is drained, and never after."""
 
-    source: IPAddress
-    account: str
-    service: str
-    transport: str
-    outcome: str
-    attempts: int
-    first_at: float
-    last_at: float
-    pbx: str
-    times: list[float]
-    """When the first ``MAX_TIMES`` of them were."""
-    answers: int
-    """How many of them were answered with a password later."""
+    __slots__ = (
+        "account",
+        "answers",
+        "attempts",
+        "first_at",
+        "last_at",
+        "outcome",
+        "pbx",
+        "service",
+        "source",
+        "times",
+        "transport",
+    )
 
-
-class _Running:
-    """One sum that still grows."""
-
-    __slots__ = ("answers", "attempts", "last_at", "source", "times")
-
-    def __init__(self, source: IPAddress, at: float) -> None:
+    def __init__(
+        self, pbx: str, source: IPAddress, account: str, service: str, transport: str, outcome: str, at: float
+    ) -> None:
+        self.pbx = pbx
         self.source = source
+        self.account = account
+        self.service = service
+        self.transport = transport
+        self.outcome = outcome
         self.attempts = 0
-        self.last_at = at
-        self.times: list[float] = []
+        self.first_at = self.last_at = at
+        self.times: tuple[float, ...] = ()  # mostly one: a list each would be a burden to the garbage collector
+        """When the first ``MAX_TIMES`` of them were."""
         self.answers = 0
+        """How many of them were answered with a password later."""
 
 
 class Tally:
@@ -66,33 +67,36 @@ class Tally:
         """Name of the PBX whose events come in now."""
         self.shed = 0
         """Attempts that were only counted, because too many sums were kept."""
-        self._sums: dict[tuple[str, int, str, str, str, str], _Running] = {}
+        self._sums: dict[tuple[str, int, str, str, str, str], Sum] = {}
         self._accounts: dict[int, int] = {}
 
     def add(
         self, key: int, source: IPAddress, account: str, service: str, transport: str, outcome: str, at: float
     ) -> None:
         """Count one attempt of the source whose ``source_key`` is ``key``."""
-        running = self._running(key, source, account[:TEXT_LIMIT], service, transport, outcome, at)
-        if running is None:
+        found = self._sum(key, source, account[:TEXT_LIMIT], service, transport, outcome, at)
+        if found is None:
             self.shed += 1
             return
-        running.attempts += 1
-        running.last_at = max(running.last_at, at)
-        if len(running.times) < MAX_TIMES:
-            running.times.append(at)
+        found.attempts += 1
+        if at > found.last_at:
+            found.last_at = at
+        elif at < found.first_at:
+            found.first_at = at
+        if len(found.times) < MAX_TIMES:
+            found.times = (*found.times, at)
 
     def answer(
         self, key: int, source: IPAddress, account: str, service: str, transport: str, outcome: str, at: float
     ) -> None:
         """Note that an attempt counted before was answered with a password."""
-        running = self._running(key, source, account[:TEXT_LIMIT], service, transport, outcome, at)
-        if running is not None:
-            running.answers += 1
+        found = self._sum(key, source, account[:TEXT_LIMIT], service, transport, outcome, at)
+        if found is not None:
+            found.answers += 1
 
-    def _running(
+    def _sum(
         self, key: int, source: IPAddress, account: str, service: str, transport: str, outcome: str, at: float
-    ) -> _Running | None:
+    ) -> Sum | None:
         """Return the sum of what looks like this; None if there is no room for one more."""
         name = (self.pbx, key, account, service, transport, outcome)
         found = self._sums.get(name)
@@ -100,29 +104,14 @@ class Tally:
             return found
         told_apart = self._accounts.get(key, 0)
         if told_apart >= MAX_ACCOUNTS and account != OTHERS:
-            return self._running(key, source, OTHERS, service, transport, outcome, at)
+            return self._sum(key, source, OTHERS, service, transport, outcome, at)
         if len(self._sums) >= MAX_SUMS:
             return None
         self._accounts[key] = told_apart + 1
-        made = self._sums[name] = _Running(source, at)
+        made = self._sums[name] = Sum(self.pbx, source, account, service, transport, outcome, at)
         return made
 
     def drain(self) -> list[Sum]:
         """Return the sums and begin anew."""
         sums, self._sums, self._accounts = self._sums, {}, {}
-        return [
-            Sum(
-                one.source,
-                account,
-                service,
-                transport,
-                outcome,
-                one.attempts,
-                min(one.times, default=one.last_at),
-                one.last_at,
-                pbx,
-                one.times,
-                one.answers,
-            )
-            for (pbx, _, account, service, transport, outcome), one in sums.items()
-        ]
+        return list(sums.values())

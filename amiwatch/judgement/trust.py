@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 from math import inf
 
-from amiwatch.judgement.values import IPV6_PREFIX, SecurityEvent
+from amiwatch.judgement.values import IPV6_PREFIX, IPAddress, SecurityEvent
 
 SAVE_PAUSE = 3600
 """A phone registers every few minutes; its trust is worth a write once in so many seconds."""
@@ -46,19 +47,22 @@ class Trust:
             and event.service == "PJSIP"
             and event.used_password
             and not event.tainted
-            and not event.source.is_loopback
+            and not _is_loopback(event.source)
         )
 
     def grant(self, key: int, account: str, at: float) -> bool:
         """Remember a login; tell whether the source had none with this account lately."""
-        accounts = self._sources.pop(key, {})
+        accounts = self._sources.get(key)
+        if accounts is None:
+            accounts = self._sources[key] = {}
+        else:
+            self._sources.move_to_end(key)
         before = accounts.pop(account, None)
         accounts[account] = at
         if len(self._unsaved) < self.max_sources:
             self._unsaved[key, account] = at
         if len(accounts) > MAX_ACCOUNTS:
             del accounts[next(iter(accounts))]
-        self._sources[key] = accounts
         if len(self._sources) > self.max_sources:
             self._sources.popitem(last=False)
         is_new = before is None or before <= at - self.trust_time
@@ -128,3 +132,8 @@ class Trust:
         for key, accounts in self._sources.items():
             for account, at in accounts.items():
                 yield key, account, at
+
+
+def _is_loopback(address: IPAddress) -> bool:
+    """Ask what ``is_loopback`` does; for IPv4 that looks a network up, which takes as long as all the rest."""
+    return int(address) >> 24 == 127 if type(address) is IPv4Address else address.is_loopback
