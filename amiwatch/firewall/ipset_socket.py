@@ -101,6 +101,19 @@ class IpsetSocket:
         )
         await self._command(request, f"create the set {name!r}", but=errno.EEXIST)
 
+    async def headers(self) -> dict[str, int]:
+        """Return the names of all sets, whosever they are, with their numbers of entries."""
+        await self.open()
+        found: dict[str, int] = {}
+
+        def take(answer: wire.Answer) -> None:
+            if answer.options is not None:
+                found[answer.options.name] = answer.options.count
+
+        if code := await self.listen(wire.listing("", protocol=self.protocol, header_only=True), take):
+            raise refusal(code, "list its sets")
+        return found
+
     async def swap(self, one: str, other: str) -> None:
         """Exchange what two sets hold; rules keep to the names."""
         await self.open()

@@ -19,11 +19,13 @@ from typing import NamedTuple
 from amiwatch.firewall.base import MAX_TIMEOUT, Entry
 from amiwatch.judgement.values import IPNetwork
 
-FLUSH, LIST, ADD, DELETE, TEST, HEADER, TYPE = 4, 7, 9, 10, 11, 12, 13
+CREATE, FLUSH, LIST, ADD, DELETE, TEST, HEADER, TYPE = 2, 4, 7, 9, 10, 11, 12, 13
 """Commands (``enum ipset_cmd``)."""
 
 MISSING = 2
 """ENOENT: no set of this name."""
+EXISTS = 17
+"""EEXIST: there is a set of this name."""
 ABSENT = 4103
 """IPSET_ERR_EXIST: to a test, the element is not in the set."""
 NO_TYPE = 4098
@@ -35,14 +37,14 @@ FAMILIES = {4: AF_INET, 6: AF_INET6}
 
 _SUBSYSTEM = 6 << 8
 _ERROR, _DONE = 2, 3
-_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
+_REQUEST, _ACK, _EXCLUSIVE, _DUMP = 0x1, 0x4, 0x200, 0x300
 _NESTED, _NETWORK_ORDER = 0x8000, 0x4000
 _TYPE_MASK = 0x3FFF
 
-_PROTOCOL, _SETNAME, _TYPENAME, _FAMILY, _FLAGS, _DATA, _ADT, _LINENO = 1, 2, 3, 5, 6, 7, 8, 9
+_PROTOCOL, _SETNAME, _TYPENAME, _REVISION, _FAMILY, _FLAGS, _DATA, _ADT, _LINENO = 1, 2, 3, 4, 5, 6, 7, 8, 9
 _IP, _CIDR, _TIMEOUT, _CADT_FLAGS = 1, 3, 6, 8
 _BYTES, _PACKETS = 24, 25
-_MAXELEM, _ELEMENTS, _REFERENCES = 19, 24, 25
+_MAXELEM, _NETMASK, _ELEMENTS, _REFERENCES = 19, 20, 24, 25
 _LIST_HEADER = 4
 _WITH_COUNTERS, _NOMATCH = 8, 4
 
@@ -107,6 +109,7 @@ _LAYOUTS = {4: _layout(4, IPv4Network, 1), 6: _layout(16, IPv6Network, 2)}
 class SetOptions:
     """What a listing says of a set before its entries."""
 
+    name: str
     kind: str
     family: int
     """4 or 6; 0 for another."""
@@ -130,7 +133,7 @@ class Answer:
 
 
 def listing(name: str, *, protocol: int, header_only: bool = False) -> bytearray:
-    """Ask for a set, or only for what stands above its entries."""
+    """Ask for a set (no name: for all of them), or only for what stands above its entries."""
     flags = _attribute(_FLAGS, struct.pack(">I", _LIST_HEADER)) if header_only else b""
     return _request(LIST, name, _REQUEST | _DUMP, flags, protocol=protocol)
 
@@ -153,6 +156,21 @@ def flush(name: str, *, protocol: int) -> bytearray:
     if not name:
         raise ValueError("a flush without a name would empty everybody's sets")
     return _request(FLUSH, name, _REQUEST | _ACK, b"", protocol=protocol)
+
+
+def window_creation(
+    name: str, family: int, *, seconds: int, maxelem: int, netmask: int | None, protocol: int
+) -> bytearray:
+    """Create a set of addresses that the kernel fills, each for so long; ``netmask`` counts them by network."""
+    options = _attribute(_TIMEOUT | _NETWORK_ORDER, struct.pack(">I", seconds))
+    options += _attribute(_MAXELEM | _NETWORK_ORDER, struct.pack(">I", maxelem))
+    options += _attribute(_CADT_FLAGS | _NETWORK_ORDER, struct.pack(">I", _WITH_COUNTERS))
+    options += _attribute(_NETMASK, bytes([netmask])) if netmask else b""
+    # Its first revision with counters (ip_set_hash_ip.c): every kernel with counters has it.
+    kind = _attribute(_TYPENAME, b"hash:ip\0") + _attribute(_REVISION, b"\1")
+    kind += _attribute(_FAMILY, bytes([FAMILIES[family]]))
+    flags = _REQUEST | _ACK | _EXCLUSIVE
+    return _request(CREATE, name, flags, kind + _attribute(_DATA | _NESTED, options), protocol=protocol)
 
 
 def question(name: str, family: int, network: IPNetwork, *, protocol: int) -> bytearray:
@@ -199,7 +217,8 @@ def answers(datagram: bytes) -> Iterator[Answer]:
 
 def _request(command: int, name: str, flags: int, rest: bytes, *, protocol: int) -> bytearray:
     body = struct.pack("=BBH", AF_INET, 0, 0)
-    body += _attribute(_PROTOCOL, bytes([protocol])) + _attribute(_SETNAME, name.encode() + b"\0") + rest
+    body += _attribute(_PROTOCOL, bytes([protocol]))
+    body += (_attribute(_SETNAME, name.encode() + b"\0") if name else b"") + rest
     return bytearray(_HEADER.pack(_HEADER.size + len(body), _SUBSYSTEM | command, flags, 0, 0) + body)
 
 
@@ -251,6 +270,7 @@ def _options(attributes: dict[int, memoryview]) -> SetOptions:
         return int.from_bytes(data.get(kind, b""), "big")
 
     return SetOptions(
+        name=bytes(attributes[_SETNAME]).rstrip(b"\0").decode(errors="replace"),
         kind=bytes(attributes[_TYPENAME]).rstrip(b"\0").decode(),
         family={int(AF_INET): 4, int(AF_INET6): 6}.get(attributes[_FAMILY][0], 0),
         maxelem=number(_MAXELEM),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from amiwatch.errors import FirewallError, FirewallPermission
 
@@ -17,6 +18,9 @@ LOCK_WAIT = 5
 
 PROGRAM_TIMEOUT = 15.0
 """Seconds until a hanging iptables is killed: the wait for the lock, and time for a table of ten thousand rules."""
+
+_WITHOUT_MEANING = {"-c": 2, "-m": 1, "--comment": 1}
+"""Options that say nothing of what a rule does, and how many words follow them."""
 
 _NO_RIGHTS = ("must be root", "Permission denied", "Operation not permitted", "Can't open socket to ipset")
 
@@ -44,6 +48,13 @@ def words(line: str) -> list[str]:
         return line.split()[:2]
 
 
+def joined(line: Iterable[str]) -> str:
+    """Write words as iptables-restore reads them: it knows double quotes only, and a quoted ``!`` is no word to it."""
+    return " ".join(
+        word if re.fullmatch(r"[^\s\"'\\]+", word) else '"' + re.sub(r"([\"\\])", r"\\\1", word) + '"' for word in line
+    )
+
+
 def after(line: Sequence[str], option: str) -> str:
     """Return the word after an option; empty where there is none."""
     return line[line.index(option) + 1] if option in line[:-1] else ""
@@ -55,13 +66,25 @@ def without_counters(line: Sequence[str]) -> str:
     if "-c" in words:
         at = words.index("-c")
         del words[at : at + 3]
-    return shlex.join(words)
+    return joined(words)
 
 
 def counters(line: Sequence[str]) -> tuple[int, int]:
     """Return the packets and octets that a rule has counted."""
     counted = line.index("-c") if "-c" in line else None
     return (int(line[counted + 1]), int(line[counted + 2])) if counted else (0, 0)
+
+
+def essence(rule: Sequence[str]) -> list[str]:
+    """Leave out what does not tell one rule from another: counters, remarks, names of modules."""
+    remaining, kept = iter(rule), []
+    for word in remaining:
+        if word in _WITHOUT_MEANING:
+            for _ in range(_WITHOUT_MEANING[word]):
+                next(remaining, None)
+        else:
+            kept.append(word)
+    return kept
 
 
 async def run(command: Sequence[str], text: str = "") -> str:

@@ -40,5 +40,10 @@ def spare_name(prefix: str, family: int) -> str:
 
 
 def chain_name(prefix: str) -> str:
-    """Name our chain in the raw table."""
+    """Name our chain in the tables of iptables."""
     return prefix.upper()
+
+
+def strangers_name(prefix: str) -> str:
+    """Name the chain for those who are not exempt from limits; in small letters no prefix ends like that."""
+    return f"{chain_name(prefix)}-new"

@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from amiwatch.errors import FirewallError
 from amiwatch.firewall import libnftables
+from amiwatch.firewall import nftables_limits as limits
 from amiwatch.firewall import nftables_wire as wire
 from amiwatch.firewall.names import checked_prefix
 from amiwatch.firewall.nftables_socket import NftablesSocket
 from amiwatch.firewall.nftables_table import DROP_CHAINS, WIDTHS, Table, Width, read
-from amiwatch.firewall.protection import Protection
+from amiwatch.firewall.protection import Protection, exempt_name, is_ours, nets_name
 from amiwatch.firewall.rule import Drop, FamilyRule, Hook, RuleState
 from amiwatch.firewall.scope import Ports, Scope
+from amiwatch.judgement.values import IPNetwork
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +49,16 @@ PORTS_END = 65_536
 class NftablesRule:
     """The rule of one prefix. Needs CAP_NET_ADMIN. See ``Rule`` for the methods."""
 
+    reads_names = False
+
     def __init__(self, prefix: str = "amiwatch") -> None:
         self.prefix = checked_prefix(prefix)
 
     async def install(self, protection: Protection) -> None:
         await asyncio.to_thread(self._install, protection)
+
+    async def exempt(self, networks: Collection[IPNetwork]) -> None:
+        await asyncio.to_thread(limits.exempt, self.prefix, networks)
 
     async def remove(self) -> None:
         await asyncio.to_thread(self._remove)
@@ -60,16 +67,20 @@ class NftablesRule:
         return (await asyncio.to_thread(self._read))[1]
 
     def _install(self, protection: Protection) -> None:
-        table, state = self._read()
+        table, state, ports = self._read()
         if not all(width in table.sets for width in WIDTHS):
             raise FirewallError(f"The table 'inet {self.prefix}' has no sets yet, so no rule can use them.")
-        if state.covers(protection):
+        if protection.has_limits and not all(rule.exempt for rule in state.families):
+            protection = protection.bare()
+        # Tiers that look at other ports than the banned find closed are told by no rule, only by the sets of ports.
+        is_right = not protection.tiers or ports.matches() == protection.limited.matches()
+        if is_right and state.covers(protection):
             return
-        libnftables.run("\n".join(self._lines(protection.scope)))
+        libnftables.run("\n".join([*self._lines(protection), *limits.leftovers(self.prefix, table, protection)]))
         log.info("drop rule placed table=%s chain=%s", self.prefix, CHAIN)
 
-    def _lines(self, scope: Scope) -> Iterator[str]:
-        ours = f"inet {self.prefix}"
+    def _lines(self, protection: Protection) -> Iterator[str]:
+        ours, scope = f"inet {self.prefix}", protection.scope
         for chain in CHAINS:
             priority = PRIORITY if chain == CHAIN else BEHIND_PRIORITY
             yield f"add chain {ours} {chain} {{ type filter hook {chain} priority {priority}; policy accept; }}"
@@ -77,33 +88,45 @@ class NftablesRule:
         for protocol, name in PORT_SETS.items():
             yield f"add set {ours} {name} {{ type inet_service; flags interval; }}"
             yield f"flush set {ours} {name}"
-            ranges = [ports.replace(":", "-") for each, ports in scope.matches() if each == protocol]
+            closed = protection.limited if protection.tiers else scope
+            ranges = [ports.replace(":", "-") for each, ports in closed.matches() if each == protocol]
             if ranges:
                 yield f"add element {ours} {name} {{ {','.join(ranges)} }}"
-                for chain in CHAINS:
+                for chain in CHAINS if scope.ports else ():
                     yield f"add rule {ours} {chain} {protocol} dport @{name} jump {DROP_CHAINS[protocol]}"
         if not scope.ports:
             for chain in CHAINS:
                 yield f"add rule {ours} {chain} jump {DROP_CHAINS['']}"
+        yield from limits.script(self.prefix, protection)
+        for chain in BEHIND if protection.tiers else ():
+            for protocol, name in PORT_SETS.items():
+                yield f"add rule {ours} {chain} {protocol} dport @{name} jump {limits.CHAIN}"
 
     def _remove(self) -> None:
         with NftablesSocket(self.prefix) as socket:
-            names = {wire.set_header(body).name for body in socket.listed(wire.LIST_SETS)} & {*PORT_SETS.values()}
+            found = {wire.set_header(body).name for body in socket.listed(wire.LIST_SETS)}
+        names = {name for name in found if name in PORT_SETS.values() or is_ours(self.prefix, name)}
         if not names:
             return
         ours = f"inet {self.prefix}"
         # Made once more if somebody deleted them and left the sets: what is not there can't be deleted.
-        lines = [f"{verb} chain {ours} {chain}" for chain in CHAINS for verb in ("add", "flush", "delete")]
+        lines = [
+            f"{verb} chain {ours} {chain}" for verb in ("add", "flush", "delete") for chain in (*CHAINS, limits.CHAIN)
+        ]
         libnftables.run("\n".join(lines + [f"delete set {ours} {name}" for name in sorted(names)]))
         log.info("drop rule removed table=%s chain=%s", self.prefix, CHAIN)
 
-    def _read(self) -> tuple[Table, RuleState]:
+    def _read(self) -> tuple[Table, RuleState, Scope]:
         with NftablesSocket(self.prefix) as socket:
             table = read(socket, self.prefix)
             ports = {protocol: _ports(socket, protocol) for protocol in PORT_SETS}
-        return table, RuleState(tuple([self._family(table, width, ports) for width in WIDTHS]))
+            counts = limits.counts(self.prefix, socket, table)
+        families = [self._family(table, width, ports, counts) for width in WIDTHS]
+        return table, RuleState(tuple(families)), Scope(tuple(each for found in ports.values() for each in found))
 
-    def _family(self, table: Table, width: Width, ports: dict[str, tuple[Ports, ...]]) -> FamilyRule:
+    def _family(
+        self, table: Table, width: Width, ports: dict[str, tuple[Ports, ...]], counts: dict[str, int]
+    ) -> FamilyRule:
         targets = {chain: {jump.target for jump in table.jumps() if jump.chain == chain} for chain in CHAINS}
         jumps = targets[CHAIN]
         return FamilyRule(
@@ -120,7 +143,16 @@ class NftablesRule:
             behind=tuple(
                 [Hook(f"its chain {chain}", 1 if targets[chain] else None, targets[chain] == jumps) for chain in BEHIND]
             ),
+            limits=tuple(limits.found(self.prefix, table, width.family, counts) if self._is_limited(table) else ()),
+            exempt=sum(counts.get(name(self.prefix, width.family), 0) for name in (exempt_name, nets_name)),
+            reads_names=self.reads_names,
         )
+
+    @staticmethod
+    def _is_limited(table: Table) -> bool:
+        """Tell whether both hooks lead to the limits, for both protocols."""
+        jumps = [rule.chain for rule in table.rules if rule.target == limits.CHAIN]
+        return all(jumps.count(chain) >= len(PORT_SETS) for chain in BEHIND)
 
 
 def _drops(table: Table, width: Width, chain: str, scope: Scope) -> Iterator[Drop]:

@@ -51,6 +51,7 @@ _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
 _OCTETS, _PACKETS = 1, 2
 _RULE_EXPRESSIONS = 4
 _LOOKUP_SET = 1
+_DYNAMIC_SET, _DYNAMIC_EXPRESSION, _LIMIT_BURST = 1, 7, 3
 _IMMEDIATE_DATA, _VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 2, 2, 1, 2
 _NF_DROP = 0
 
@@ -108,6 +109,8 @@ class RuleHeader:
     """The chain that it jumps or goes to, ``DROP``, or empty."""
     packets: int
     octets: int
+    burst: int
+    """Packets that a limit for each element of its set lets through at once; 0 without."""
 
 
 def _attribute(kind: int, payload: bytes) -> bytes:
@@ -259,18 +262,27 @@ def set_header(body: memoryview) -> SetHeader:
 def rule_header(body: memoryview) -> RuleHeader:
     """Read the answer of kind ``RULE``."""
     found = dict(_attributes(body))
-    sets, target, packets, octets = [], "", 0, 0
+    sets, target, packets, octets, burst = [], "", 0, 0, 0
     for _, element in _attributes(found.get(_RULE_EXPRESSIONS, memoryview(b""))):
         expression = dict(_attributes(element))
         data = dict(_attributes(expression.get(_EXPRESSION_DATA, memoryview(b""))))
         name = _string(expression.get(_EXPRESSION_NAME))
         if name == "lookup":
             sets.append(_string(data.get(_LOOKUP_SET)))
+        elif name == "dynset":
+            sets.append(_string(data.get(_DYNAMIC_SET)))
+            burst = _burst(dict(_attributes(data.get(_DYNAMIC_EXPRESSION, memoryview(b"")))))
         elif name == "counter":
             packets, octets = _number(data.get(_PACKETS)), _number(data.get(_OCTETS))
         elif name == "immediate":
             target = _target(dict(_attributes(data.get(_IMMEDIATE_DATA, memoryview(b"")))))
-    return RuleHeader(_string(found[_NAME]), tuple(sets), target, packets, octets)
+    return RuleHeader(_string(found[_NAME]), tuple(sets), target, packets, octets, burst)
+
+
+def _burst(expression: dict[int, memoryview]) -> int:
+    if _string(expression.get(_EXPRESSION_NAME)) != "limit":
+        return 0
+    return _number(dict(_attributes(expression.get(_EXPRESSION_DATA, memoryview(b"")))).get(_LIMIT_BURST))
 
 
 def _target(data: dict[int, memoryview]) -> str:

@@ -7,23 +7,25 @@ a packet dropped there is dropped. It sees the port that was dialled, though: wh
 INPUT see the translated port, before everybody's filter. The rules stand in own chains, so that others' chains get one
 line each, a change of ports touches no line of anybody else, and taking it out leaves nothing. iptables and ip6tables
 do it, for pyroute2 can't make rules with a set match.
+
+Limits (tiers and signatures) stand in a second chain of the mangle table: there a packet passes once, has the port that
+Asterisk sees, and the kernel knows whether it begins a connection.
 """
 
 from __future__ import annotations
 
 import logging
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from amiwatch.errors import FirewallError, FirewallPermission
 from amiwatch.firewall import iptables
-from amiwatch.firewall.iptables import PROGRAMS, after
-from amiwatch.firewall.names import chain_name, checked_prefix, set_name
-from amiwatch.firewall.protection import Protection
-from amiwatch.firewall.scope import Scope
+from amiwatch.firewall.iptables import PROGRAMS, after, counters
+from amiwatch.firewall.names import chain_name, checked_prefix, set_name, strangers_name
+from amiwatch.firewall.protection import FIRST_OCTETS, Limit, Protection, Tier, exempt_name, windows
+from amiwatch.judgement.values import IPNetwork
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +75,12 @@ class FamilyRule:
     place: str = "raw PREROUTING"
     behind: tuple[Hook, ...] = ()
     """Where the packets go by that address translation gave another port."""
+    limits: tuple[Limit, ...] = ()
+    """What tiers and signatures have dropped."""
+    exempt: int = 0
+    """How many networks no limit concerns; 0 also where there are no limits."""
+    reads_names: bool = True
+    """The backend can look for signatures in packets."""
 
     @property
     def is_present(self) -> bool:
@@ -105,8 +113,16 @@ class FamilyRule:
         return {self.place: self.position, **{hook.place: hook.position for hook in self.behind}}
 
     def covers(self, protection: Protection) -> bool:
-        """Tell whether exactly this is dropped, no less and no more."""
-        return self.is_present and self.is_everywhere and _has(self.drops, protection.scope, self.set_name)
+        """Tell whether exactly this is dropped, no less and no more; signatures, as far as the backend can."""
+        wanted = [(protocol, ports, self.set_name) for protocol, ports in protection.scope.matches()]
+        return self.is_present and self.is_everywhere and bare(self.drops) == wanted and self._limits(protection)
+
+    def _limits(self, protection: Protection) -> bool:
+        found = {limit.name for limit in self.limits}
+        return found == {
+            *(tier.name for tier in protection.tiers),
+            *(protection.signatures if self.reads_names else ()),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +150,18 @@ class Rule(Protocol):
     """What drops the packets of banned addresses. Methods raise ``FirewallError``; each may be repeated."""
 
     prefix: str
+    reads_names: bool
+    """It can look for signatures in packets."""
 
     async def install(self, protection: Protection) -> None:
-        """Drop this, no less and no more. What is right already is left alone, with its counters."""
+        """
+        Drop this, no less and no more. What is right already is left alone, with its counters.
+
+        Limits are placed only once somebody was exempt from them: no rule cuts off phones of whom nobody told it yet.
+        """
+
+    async def exempt(self, networks: Collection[IPNetwork]) -> None:
+        """Exempt these from limits, and nobody else; for an instant, perhaps, both old and new ones."""
 
     async def remove(self) -> None:
         """Take the rule out; the sets can be destroyed afterwards."""
@@ -153,10 +178,19 @@ class DropRule:
     out where the kernel has none. ``programs`` gives another iptables, for example ``iptables-legacy``, by family.
     """
 
+    reads_names = True
+
     def __init__(self, prefix: str = "amiwatch", programs: Mapping[int, str] = PROGRAMS) -> None:
         self.prefix = checked_prefix(prefix)
         self.chain = chain_name(prefix)
+        self.strangers = strangers_name(prefix)
         self._programs = programs
+        # It knows pyroute2, which takes a tenth of a second to import.
+        from amiwatch.firewall.ipset_limits import IpsetLimits
+
+        self._limits = IpsetLimits(prefix)
+        self._is_tidy = False
+        """No sets of limits are there that nobody needs."""
 
     async def install(self, protection: Protection) -> None:
         """
@@ -164,47 +198,67 @@ class DropRule:
 
         The sets must exist: open the firewall first.
         """
+        protection = await self._prepared(protection)
         for family in self._families():
-            found = await self._read(family)
-            # A chain that is right is left as it is, for placing it anew would begin its counters anew.
-            wrong = {name: chain for name, chain in found.items() if not chain.covers(protection, self._set(family))}
+            chains = await self._read(family)
+            # A table that is right is left as it is, for placing it anew would begin its counters anew.
+            wrong = [table for table in chains if not table.holds(self._wanted(family, protection, table.name))]
             if wrong:
                 await self._place(family, wrong, protection)
+                self._is_tidy = False
                 log.info("drop rule placed program=%s chain=%s", self._programs[family], self.chain)
+        if not self._is_tidy:
+            await self._limits.remove(keep=self._sets(protection))
+            self._is_tidy = True
+
+    async def exempt(self, networks: Collection[IPNetwork]) -> None:
+        """Exempt these from limits, and nobody else."""
+        await self._limits.exempt(networks)
 
     async def remove(self) -> None:
-        """Take the rule out; the sets can be destroyed afterwards."""
+        """Take the rule out; the sets can be destroyed afterwards. Those of the limits are."""
         for family in self._families():
-            lines = {name: self._removal(chain) for name, chain in (await self._read(family)).items()}
+            lines = {table.name: self._removal(table) for table in await self._read(family)}
             if any(lines.values()):
                 await iptables.restore(self._programs[family], lines)
                 log.info("drop rule removed program=%s chain=%s", self._programs[family], self.chain)
+        await self._limits.remove()
 
     async def show(self) -> RuleState:
         """Read what is there now; a rule that is missing is no error."""
-        return RuleState(
-            tuple([_state(family, self._set(family), await self._read(family)) for family in self._families()])
-        )
+        tables = {family: await self._read(family) for family in self._families()}
+        has_limits = any(table.chains.get(self.strangers) for found in tables.values() for table in found)
+        counts = await self._limits.counts() if has_limits else {}
+        return RuleState(tuple([self._state(family, found, counts) for family, found in tables.items()]))
 
     def _families(self) -> Iterator[int]:
         yield 4
         if Path("/proc/net/if_inet6").exists():
             yield 6
 
-    def _set(self, family: int) -> str:
-        return set_name(self.prefix, family)
+    async def _prepared(self, protection: Protection) -> Protection:
+        """Make the sets that limits need; without limits where nobody is exempt yet."""
+        if not protection.has_limits:
+            return protection
+        counts = await self._limits.counts()
+        if not self._sets(protection) <= counts.keys():
+            await self._limits.make(protection.tiers)
+            counts = await self._limits.counts()
+        return protection if all(counts[exempt_name(self.prefix, family)] for family in PROGRAMS) else protection.bare()
 
-    async def _read(self, family: int) -> dict[str, _Chain]:
-        """Return our chain of each table."""
-        program = self._programs[family]
-        return {name: _chain(await iptables.table(program, name), name, self.chain) for name in HOOKS}
+    def _sets(self, protection: Protection) -> set[str]:
+        if not protection.has_limits:
+            return set()
+        names = {exempt_name(self.prefix, family) for family in PROGRAMS}
+        return names.union(*(windows(self.prefix, family, protection.tiers).values() for family in PROGRAMS))
 
-    async def _place(self, family: int, wrong: Mapping[str, _Chain], protection: Protection) -> None:
+    async def _read(self, family: int) -> list[_Table]:
+        program, ours = self._programs[family], (self.chain, self.strangers)
+        return [_table(name, await iptables.table(program, name), ours) for name in HOOKS]
+
+    async def _place(self, family: int, wrong: Sequence[_Table], protection: Protection) -> None:
         def lines(remark: Sequence[str]) -> dict[str, list[str]]:
-            return {
-                name: [*self._rules(family, protection, remark), *self._jumps(chain, remark)]
-                for name, chain in wrong.items()
-            }
+            return {table.name: list(self._lines(family, table, protection, remark)) for table in wrong}
 
         try:
             await iptables.restore(self._programs[family], lines(REMARK))
@@ -214,32 +268,75 @@ class DropRule:
             # A kernel without xt_comment. Where that was not it, the second try says what it was.
             await iptables.restore(self._programs[family], lines(()))
 
-    def _rules(self, family: int, protection: Protection, remark: Sequence[str]) -> Iterator[str]:
-        yield f":{self.chain} - [0:0]"
-        for protocol, ports in protection.scope.matches():
-            match = ["-p", protocol, "-m", "multiport", "--dports", ports] if protocol else []
-            # The set comes last: its counters then count what is dropped, and nothing else.
-            match += ["-m", "set", "--match-set", self._set(family), "src", *remark]
-            yield shlex.join(["-A", self.chain, *match, "-j", "DROP"])
-
-    def _jumps(self, chain: _Chain, remark: Sequence[str]) -> Iterator[str]:
-        for hook, jumps in chain.jumps.items():
-            if not chain.is_first(hook):
+    def _lines(self, family: int, table: _Table, protection: Protection, remark: Sequence[str]) -> Iterator[str]:
+        wanted = self._wanted(family, protection, table.name)
+        yield from (f":{chain} - [0:0]" for chain in wanted)
+        for chain, rules in wanted.items():
+            for rule in rules:
+                at = rule.index("-j")
+                yield iptables.joined(["-A", chain, *rule[:at], *remark, *rule[at:]])
+        for chain in table.chains.keys() - wanted.keys():
+            yield from (f"-F {chain}", f"-X {chain}")
+        for hook, jumps in table.jumps.items():
+            if not table.is_first(hook):
                 yield from map(_deletion, jumps.values())
-                yield shlex.join(["-I", hook, "1", *remark, "-j", self.chain])
+                yield iptables.joined(["-I", hook, "1", *remark, "-j", self.chain])
 
-    def _removal(self, chain: _Chain) -> list[str]:
-        lines = [_deletion(jump) for jumps in chain.jumps.values() for jump in jumps.values()]
-        return [*lines, f"-F {self.chain}", f"-X {self.chain}"] if chain.exists else lines
+    def _wanted(self, family: int, protection: Protection, table: str) -> dict[str, list[list[str]]]:
+        """Return the rules of each chain of ours, as words."""
+        rules = [
+            # The set comes last: its counters then count what is dropped, and nothing else.
+            [*_ports(*match), "-m", "set", "--match-set", set_name(self.prefix, family), "src", "-j", "DROP"]
+            for match in protection.scope.matches()
+        ]
+        if table == "raw" or not protection.has_limits:
+            return {self.chain: rules}
+        stranger = ["-m", "set", "!", "--match-set", exempt_name(self.prefix, family), "src", "-j", self.strangers]
+        rules += [[*_ports(*match), *stranger] for match in protection.limited.matches()]
+        return {self.chain: rules, self.strangers: list(self._limit_rules(family, protection))}
+
+    def _limit_rules(self, family: int, protection: Protection) -> Iterator[list[str]]:
+        for name in protection.signatures:
+            yield ["-m", "string", "--string", name, "--algo", "bm", "--to", str(FIRST_OCTETS), "-j", "DROP"]
+        # A packet in the middle of a TCP connection that the kernel has forgotten counts as new to it, not to us.
+        yield ["-p", "tcp", "-m", "tcp", "!", "--tcp-flags", "FIN,SYN,RST,ACK", "SYN", "-j", "RETURN"]
+        yield ["-m", "conntrack", "!", "--ctstate", "NEW", "-j", "RETURN"]
+        for tier, window in windows(self.prefix, family, protection.tiers).items():
+            beyond = ["--packets-gt", str(tier.connections)]
+            yield ["-m", "set", "--match-set", window, "src", *beyond, "-j", "DROP"]
+            # A source that is there already stays as it is, so its window begins with its first connection.
+            yield ["-j", "SET", "--add-set", window, "src"]
+
+    def _removal(self, table: _Table) -> list[str]:
+        lines = [_deletion(jump) for jumps in table.jumps.values() for jump in jumps.values()]
+        lines += [f"-F {chain}" for chain in table.chains]
+        return lines + [f"-X {chain}" for chain in table.chains]
+
+    def _state(self, family: int, tables: Sequence[_Table], counts: Mapping[str, int]) -> FamilyRule:
+        name = set_name(self.prefix, family)
+        first, *others = [_drops(table.chains.get(self.chain, ())) for table in tables]
+        drops = first
+        for other in others:
+            if bare(other) == bare(first):
+                drops = tuple([_sum(*pair) for pair in zip(drops, other, strict=True)])
+        behind = [
+            Hook(f"{table.name} {hook}", table.position(hook), bare(other) == bare(first))
+            for table, other in zip(tables[1:], others, strict=True)
+            for hook in table.jumps
+        ]
+        limits = [limit for table in tables for limit in _limits(table.chains.get(self.strangers, ()), counts)]
+        exempt = counts.get(exempt_name(self.prefix, family), 0)
+        position = tables[0].position("PREROUTING")
+        return FamilyRule(family, name, position, drops, behind=tuple(behind), limits=tuple(limits), exempt=exempt)
 
 
 @dataclass(frozen=True, slots=True)
-class _Chain:
-    """Our chain in one table, and who jumps to it."""
+class _Table:
+    """What is ours in one table of iptables."""
 
-    table: str
-    exists: bool
-    drops: tuple[Drop, ...]
+    name: str
+    chains: Mapping[str, list[list[str]]]
+    """The rules of each chain of ours, as they are shown."""
     jumps: Mapping[str, Mapping[int, list[str]]]
     """For each hook the lines that jump to us, by their place in it."""
 
@@ -251,43 +348,36 @@ class _Chain:
         """Return the place of our first line in a hook."""
         return min(self.jumps[hook], default=None)
 
-    def covers(self, protection: Protection, set_name: str) -> bool:
-        """Tell whether exactly this is dropped, before anybody else's rules."""
-        return all(map(self.is_first, self.jumps)) and _has(self.drops, protection.scope, set_name)
+    def holds(self, wanted: Mapping[str, list[list[str]]]) -> bool:
+        """Tell whether just this is in our chains, and nobody else's rules come first."""
+        shown = {chain: [iptables.essence(rule[2:]) for rule in rules] for chain, rules in self.chains.items()}
+        return all(map(self.is_first, self.jumps)) and shown == {
+            chain: [iptables.essence(rule) for rule in rules] for chain, rules in wanted.items()
+        }
 
 
-def _chain(lines: Sequence[list[str]], table: str, name: str) -> _Chain:
-    hooks = {hook: [line for line in lines if line[:2] == ["-A", hook]] for hook in HOOKS[table]}
-    return _Chain(
-        table,
-        exists=any(line[:2] == ["-N", name] for line in lines),
-        drops=tuple([_drop(line) for line in lines if line[:2] == ["-A", name] and after(line, "-j") == "DROP"]),
+def _table(name: str, lines: Sequence[list[str]], ours: Sequence[str]) -> _Table:
+    hooks = {hook: [line for line in lines if line[:2] == ["-A", hook]] for hook in HOOKS[name]}
+    return _Table(
+        name,
+        chains={
+            chain: [line for line in lines if line[:2] == ["-A", chain]]
+            for chain in ours
+            if any(line[:2] == ["-N", chain] for line in lines)
+        },
         jumps={
-            hook: {place: line for place, line in enumerate(found, start=1) if after(line, "-j") == name}
+            hook: {place: line for place, line in enumerate(found, start=1) if after(line, "-j") == ours[0]}
             for hook, found in hooks.items()
         },
     )
 
 
-def _state(family: int, set_name: str, chains: Mapping[str, _Chain]) -> FamilyRule:
-    first, *others = chains.values()
-    behind = [
-        Hook(f"{chain.table} {hook}", chain.position(hook), _bare(chain.drops) == _bare(first.drops))
-        for chain in others
-        for hook in chain.jumps
-    ]
-    drops = first.drops
-    for chain in others:
-        if _bare(chain.drops) == _bare(drops):
-            drops = tuple([_sum(*pair) for pair in zip(drops, chain.drops, strict=True)])
-    return FamilyRule(family, set_name, first.position("PREROUTING"), drops, behind=tuple(behind))
+def _ports(protocol: str, ports: str) -> list[str]:
+    return ["-p", protocol, "-m", "multiport", "--dports", ports] if protocol else []
 
 
-def _has(drops: Sequence[Drop], scope: Scope, set_name: str) -> bool:
-    return _bare(drops) == [(protocol, ports, set_name) for protocol, ports in scope.matches()]
-
-
-def _bare(drops: Sequence[Drop]) -> list[tuple[str, str, str]]:
+def bare(drops: Sequence[Drop]) -> list[tuple[str, str, str]]:
+    """Leave the counters out."""
     return [(drop.protocol, drop.ports, drop.set_name) for drop in drops]
 
 
@@ -299,6 +389,22 @@ def _deletion(line: Sequence[str]) -> str:
     return iptables.without_counters(line).replace("-A", "-D", 1)
 
 
-def _drop(line: Sequence[str]) -> Drop:
-    packets, octets = iptables.counters(line)
-    return Drop(after(line, "-p"), after(line, "--dports"), after(line, "--match-set"), packets, octets)
+def _drops(lines: Sequence[list[str]]) -> tuple[Drop, ...]:
+    return tuple(
+        [
+            Drop(after(line, "-p"), after(line, "--dports"), after(line, "--match-set"), *counters(line))
+            for line in lines
+            if after(line, "-j") == "DROP"
+        ]
+    )
+
+
+def _limits(lines: Sequence[list[str]], counts: Mapping[str, int]) -> Iterator[Limit]:
+    for line in lines:
+        packets, octets = counters(line)
+        window = after(line, "--match-set")
+        if name := after(line, "--string"):
+            yield Limit(name, "signature", packets, octets)
+        elif window:
+            tier = Tier(int(after(line, "--packets-gt")), int(window.rpartition("-")[2].rstrip("s")))
+            yield Limit(tier.name, "tier", packets, octets, counts.get(window, 0))

@@ -1,0 +1,154 @@
+"""
+Limits in our nftables table: who is exempt, and a window of counted sources for each tier.
+
+::
+
+    set <prefix>4-safe, <prefix>6-safe      addresses and IPv6 /64 that no limit concerns
+    set <prefix>4-nets, <prefix>6-nets      networks of other widths that no limit concerns
+    set <prefix>4-60s, <prefix>6-60s, …     the sources of new connections, each for 60 seconds
+    chain limits                            counts new connections, and drops those beyond a tier
+
+An element of a window lives so long as the window, counted from the first connection, and carries a limit that never
+refills: so many connections pass, the rest of the window drops. A window that is full counts no further sources, and
+drops nothing of theirs.
+
+nftables can compare octets at a place, and search for nothing: signatures need iptables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import collapse_addresses
+
+from amiwatch.errors import FirewallError
+from amiwatch.firewall import libnftables
+from amiwatch.firewall import nftables_wire as wire
+from amiwatch.firewall.base import Entry, parts
+from amiwatch.firewall.nftables_socket import NftablesSocket
+from amiwatch.firewall.nftables_table import PLAIN, Table, Width
+from amiwatch.firewall.protection import (
+    MAX_EXEMPT,
+    WINDOW_SOURCES,
+    Limit,
+    Protection,
+    Tier,
+    exempt_name,
+    is_ours,
+    nets_name,
+    windows,
+)
+from amiwatch.judgement.values import IPNetwork
+
+CHAIN = "limits"
+
+NETS_AT_ONCE = 1_000
+"""Networks in one transaction: netlink's usual buffer takes no 10,000."""
+
+_KEYS = {4: ("ip saddr", "ipv4_addr"), 6: ("ip6 saddr", "ipv6_addr")}
+_SOURCES = {4: "ip saddr", 6: "ip6 saddr & ffff:ffff:ffff:ffff::"}
+
+
+def script(prefix: str, protection: Protection) -> Iterator[str]:
+    """Write what makes sets and chain; the chain is empty where nothing is limited."""
+    ours = f"inet {prefix}"
+    yield f"add chain {ours} {CHAIN}"
+    yield f"flush chain {ours} {CHAIN}"
+    if not protection.tiers:
+        return
+    yield from _exempt_sets(prefix)
+    # A packet in the middle of a TCP connection that the kernel has forgotten counts as new to it, not to us.
+    yield f"add rule {ours} {CHAIN} tcp flags & (fin | syn | rst | ack) != syn return"
+    yield f"add rule {ours} {CHAIN} ct state != new return"
+    for family, (field, _) in _KEYS.items():
+        yield f"add rule {ours} {CHAIN} {_SOURCES[family]} @{exempt_name(prefix, family)} return"
+        yield f"add rule {ours} {CHAIN} {field} @{nets_name(prefix, family)} return"
+    for tier in protection.tiers:
+        for family, (_, kind) in _KEYS.items():
+            [window] = windows(prefix, family, [tier]).values()
+            options = f"type {kind}; size {WINDOW_SOURCES}; flags dynamic,timeout; timeout {tier.seconds}s;"
+            yield f"add set {ours} {window} {{ {options} }}"
+            # One in a week: within a window that is never.
+            over = f"limit rate over 1/week burst {tier.connections} packets"
+            yield f"add rule {ours} {CHAIN} add @{window} {{ {_SOURCES[family]} {over} }} counter drop"
+
+
+def leftovers(prefix: str, table: Table, protection: Protection) -> Iterator[str]:
+    """Write what deletes the sets that nobody needs; the chain must not use them any more."""
+    wanted: set[str] = set()
+    if protection.tiers:
+        for family in _KEYS:
+            wanted |= {exempt_name(prefix, family), nets_name(prefix, family)}
+            wanted |= set(windows(prefix, family, protection.tiers).values())
+    for name in table.others:
+        if is_ours(prefix, name) and name not in wanted:
+            yield f"delete set inet {prefix} {name}"
+
+
+def found(prefix: str, table: Table, family: int, counts: dict[str, int]) -> list[Limit]:
+    """Read what the tiers of a family have dropped; nothing where the chain would count those who are exempt."""
+    rules = [rule for rule in table.rules if rule.chain == CHAIN]
+    asked = {name for rule in rules for name in rule.set_names}
+    if not {exempt_name(prefix, family), nets_name(prefix, family)} <= asked:
+        return []
+    limits = []
+    for rule in rules:
+        window = rule.set_names[0] if rule.set_names and rule.burst and rule.target == wire.DROP else ""
+        if window.startswith(f"{prefix}{family}-"):
+            tier = Tier(rule.burst, int(window.rpartition("-")[2].rstrip("s")))
+            limits.append(Limit(tier.name, "tier", rule.packets, rule.octets, counts.get(window, 0)))
+    return limits
+
+
+def counts(prefix: str, socket: NftablesSocket, table: Table) -> dict[str, int]:
+    """Count the elements of our sets."""
+    return {
+        name: sum(map(wire.count, socket.listed(wire.LIST_ELEMENTS, name)))
+        for name in table.others
+        if is_ours(prefix, name)
+    }
+
+
+def exempt(prefix: str, networks: Iterable[IPNetwork]) -> None:
+    """Exempt these, and nobody else. Raises FirewallError."""
+    libnftables.run("\n".join([f"add table inet {prefix}", *_exempt_sets(prefix)]))
+    known = list(networks)
+    with NftablesSocket(prefix) as socket:
+        for family, plain in PLAIN.items():
+            alike = {each for each in known if each.version == family and each.prefixlen == plain}
+            _fill(socket, prefix, family, alike)
+    for family, plain in PLAIN.items():
+        _fill_nets(prefix, family, [each for each in known if each.version == family and each.prefixlen != plain])
+
+
+def _exempt_sets(prefix: str) -> Iterator[str]:
+    for family, (_, kind) in _KEYS.items():
+        yield f"add set inet {prefix} {exempt_name(prefix, family)} {{ type {kind}; size {MAX_EXEMPT}; }}"
+        yield f"add set inet {prefix} {nets_name(prefix, family)} {{ type {kind}; flags interval; }}"
+
+
+def _fill(socket: NftablesSocket, prefix: str, family: int, wanted: set[IPNetwork]) -> None:
+    """Add and delete what differs, so that nobody who stays is missing for a moment."""
+    name, width = exempt_name(prefix, family), Width(family, PLAIN[family])
+    present = {
+        entry.network
+        for body in socket.listed(wire.LIST_ELEMENTS, name)
+        for entry in wire.entries(body, family, width.prefix)
+    }
+    for command, networks in ((wire.ADD, wanted - present), (wire.DELETE, present - wanted)):
+        for few in parts([Entry(network, None) for network in networks], wire.LONGEST):
+            if refused := socket.change([wire.Change(command, name, few)]):
+                raise FirewallError(
+                    f"The kernel refused to change the set {name!r} (code {next(iter(refused.values()))})."
+                )
+
+
+def _fill_nets(prefix: str, family: int, wanted: Sequence[IPNetwork]) -> None:
+    """Put networks in; overlapping ones are joined, for a set of intervals takes none."""
+    name = f"inet {prefix} {nets_name(prefix, family)}"
+    lines = [f"flush set {name}"]
+    for few in parts(collapse_addresses(wanted), NETS_AT_ONCE):  # type: ignore[type-var]
+        lines.append(f"add element {name} {{ {', '.join(map(str, few))} }}")
+        libnftables.run("\n".join(lines))
+        lines = []
+    if lines:
+        libnftables.run("\n".join(lines))
