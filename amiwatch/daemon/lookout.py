@@ -12,8 +12,12 @@ from amiwatch.firewall.table import RULES
 LOOK_TIME = 2.0
 """Seconds between two looks where nothing was told: a flushed set is full again, and a rule back, within 5 s."""
 
-STEPS_TIME = 0.1
-"""Seconds that whoever changes rules gets to finish: firewalld and ufw do it in several steps."""
+QUIET_TIME = 0.7
+"""Seconds of quiet after which whoever changes rules has finished: iptables -F and -X, firewalld and ufw go in steps,
+and one of them fails if our chain stands again in between."""
+
+LONGEST_CHANGE = 2.0
+"""Seconds after which we wait no longer for quiet: somebody may change rules all the time."""
 
 SHARE = 50
 """A look is followed by a rest of so many times its own length: 2 % of a processor beside somebody who changes rules
@@ -30,11 +34,14 @@ class Lookout:
         self._is_open = False
 
     async def turn(self) -> None:
-        """Wait until something was told or ``LOOK_TIME`` is over, and look."""
+        """Wait until something was told or ``LOOK_TIME`` is over, look, and put right what is wrong."""
         self._open()
-        is_told = await self._is_told()
+        is_told = await self._is_told(LOOK_TIME)
         began = perf_counter()
-        await (self._enforcer.recheck() if is_told else self._enforcer.look())
+        if is_told or not await self._enforcer.look():
+            await self._until_quiet()
+            began = perf_counter()
+            await self._enforcer.recheck()
         await asyncio.sleep(SHARE * (perf_counter() - began))
 
     def close(self) -> None:
@@ -49,12 +56,17 @@ class Lookout:
             self._monitor = watch(self._disturbed.set)
         self._is_open = True
 
-    async def _is_told(self) -> bool:
+    async def _until_quiet(self) -> None:
+        end = perf_counter() + LONGEST_CHANGE
+        while (left := end - perf_counter()) > 0 and await self._is_told(min(QUIET_TIME, left)):
+            pass
+
+    async def _is_told(self, seconds: float) -> bool:
+        """Wait so long for something to be told."""
         try:
-            async with asyncio.timeout(LOOK_TIME):
+            async with asyncio.timeout(seconds):
                 await self._disturbed.wait()
         except TimeoutError:
             return False
-        await asyncio.sleep(STEPS_TIME)
         self._disturbed.clear()
         return True
