@@ -77,6 +77,8 @@ def events_of(attempts: Iterable[PastAttempt]) -> Iterator[SecurityEvent]:
             kind = "InvalidPassword"
         elif kind == "InvalidAccountID" and attempt.account == UNKNOWN:
             kind = _ANSWER  # its name came too late or never
+        if kind == "ChallengeSent" and attempt.service == "PJSIP":
+            attempt = attempt._replace(account=UNKNOWN)  # it counted, whatever it was asked as
         event = SecurityEvent(
             kind=kind,
             at=attempt.at,

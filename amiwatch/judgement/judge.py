@@ -50,6 +50,13 @@ CHAN_SIP = 2**80
 """Added to the key of a source that chan_sip reports: its sender may name any address, so what it does is counted apart
 and says nothing about who really has that address."""
 
+UNFOLLOWED = 10
+"""First requests for accounts that exist, none of them followed by an answer, after which their challenges count like
+those for ``<unknown>``: phones answer within a round trip or two, all of an office that begin together in seconds."""
+
+MAX_UNFOLLOWED = 20_000
+"""Sources for which that is counted (2 MB): honest ones are in it between a challenge and its answer."""
+
 SWEEP = 2_000
 """Sources looked at in one sweep: some 10 ms."""
 
@@ -68,14 +75,16 @@ class Judge:
         self.trust = Trust(trust_time=policy.trust_time, max_sources=policy.max_trusted)
         self.sources = SourceTable(policy.max_sources)
         self.counters = Counters()
-        self.repeats: deque[tuple[SecurityEvent, float]] = deque(maxlen=REPEATS)
-        """The newest events of banned sources, and when they came: their bans may not drop anything."""
+        self.repeats: deque[tuple[SecurityEvent, float, str]] = deque(maxlen=REPEATS)
+        """The newest events of banned sources, when they came and from which PBX: do their bans drop anything?"""
         self.tally = Tally()
         self.allowed: NetworkTable[str] = NetworkTable()
         """Networks that are never banned, each with the words that say why."""
         self._asked: OrderedDict[int, None] = OrderedDict()
         """Sources with challenges that may stay unanswered: nothing else may ever come from them."""
         self._breaker = Breaker()
+        self._unfollowed: dict[int, int] = {}
+        """Source → first requests for accounts that exist since it last answered a challenge."""
         self._campaigns = Campaigns()
         self._verdicts = Verdicts(
             policy,
@@ -123,7 +132,7 @@ class Judge:
         key = source_key(event.source)
         if self.ledger.is_banned(key, event.source, now):
             counters.repeats += 1
-            self.repeats.append((event, now))
+            self.repeats.append((event, now, self.tally.pbx))
             return ()
         read = self._readers.get((event.service, event.kind))
         if read is None:
@@ -178,6 +187,7 @@ class Judge:
 
     def _succeeded(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         self._note(key, event, "success", now)
+        self._unfollowed.pop(key, None)
         source = self.sources.get(key)
         said: Sequence[Verdict] = ()
         if source is not None:
@@ -195,7 +205,7 @@ class Judge:
 
     def _challenged(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         """Note a challenge for ``<unknown>``: honest if a success follows, the trace of a scanner if none ever does."""
-        if event.account != UNKNOWN and event.service == "PJSIP":
+        if event.account != UNKNOWN and event.service == "PJSIP" and not self._is_unfollowed(key, now):
             return ()  # normal: the first request carries no credentials
         source = self._source(key, event, now)
         dialogue = source.dialogue(event.session)
@@ -209,11 +219,20 @@ class Judge:
             if len(self._asked) > self.policy.max_sources:
                 self._asked.popitem(last=False)
             dialogue.is_proven = event.is_proven
-            if event.service == "SIP":
-                dialogue.account = event.account
+            dialogue.asked_as = event.account[:TEXT_LIMIT]
             source.keep(event)
             self.sources.weigh(key, source)
         return self._overdue(key, source, event, now, total)
+
+    def _is_unfollowed(self, key: int, now: float) -> bool:
+        """Count first requests that name an account; tell whether they are too many without an answer to any."""
+        number = self._unfollowed.get(key, 0) + 1
+        if number <= UNFOLLOWED:
+            self._unfollowed[key] = number
+            if len(self._unfollowed) > MAX_UNFOLLOWED:
+                self._unfollowed.clear()  # they begin anew
+            return False
+        return not self.trust.has(key, now)
 
     def _no_account(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         source = self._source(key, event, now)
@@ -236,6 +255,7 @@ class Judge:
         source = self._source(key, event, now)
         dialogue = source.dialogue(event.session)
         source.unanswered.pop(hash(event.session), None)
+        self._unfollowed.pop(key, None)
         is_companion = event.account == UNKNOWN and dialogue.is_companion()
         is_first = dialogue.is_counted and not dialogue.guesses
         if is_companion and event.guess in dialogue.guesses:
@@ -406,7 +426,7 @@ class Judge:
         dialogue.is_counted = True
         source.is_hurried |= dialogue.is_hurried
         source.total += 1
-        account = UNKNOWN if event.service == "PJSIP" else dialogue.account or ""
+        account = dialogue.asked_as
         self._note(key, event._replace(account=account), "unanswered", since)
         source.note(Measure.UNANSWERED, since, is_proven=dialogue.is_proven)
         if event.service == "SIP":

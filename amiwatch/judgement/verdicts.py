@@ -267,6 +267,8 @@ class Verdicts:
         )
         self._ledger.put(network, now + seconds, is_proven=is_proven)
         self._sources.remove(key)
+        if source.guessed:  # who comes back after the ban and succeeds has found a password
+            self._sources.add(key, source.afresh(now))
         self._hasty.note(Hasty(ban, key, source, rule, is_trusted))
         if event.service != "SIP":
             self.neighbours.note(key, now + seconds)
@@ -306,12 +308,13 @@ class Verdicts:
     def _lift(self, hasty: Hasty, now: float) -> Lift:
         ban, key, source = hasty.ban, hasty.key, hasty.source
         self._ledger.drop(ban.network)
-        level = ban.level - 1
+        level, offender = ban.level - 1, source_key(ban.network.network_address)
         if level:
-            self.ladder.remember(key, level, now)
+            self.ladder.remember(offender, level, now)
         else:
-            self.ladder.forget(key)
+            self.ladder.forget(offender)
         source.weight = 0
+        self._sources.remove(key)
         self._sources.add(key, source)
         self._sources.touch(key, source)
         self._sources.weigh(key, source)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from amiwatch.judgement.alarms import ALERT_PAUSE, ALERTS_A_MINUTE
+from amiwatch.judgement.judge import UNFOLLOWED
 from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.rules import CLOSED, DAY, HOUR, MINUTE, OFFICE, POLICIES, TRIPWIRES, Measure, Policy, Rule
 from amiwatch.judgement.sources import HISTORY, REPEATS
@@ -292,10 +293,87 @@ def test_what_says_nothing_about_its_source_never_counts(kind: str) -> None:
 
 
 def test_stale_nonces_never_count() -> None:
-    story = Story()
-    story.tries(Case.STALE_NONCE, ["1001"] * 200, every=0.1, source=PHONE)
+    story = Story(trust_time=0)
+    for _ in range(200):
+        story.tries(Case.STALE_NONCE, ["1001"] * 5, every=0.1, source=PHONE)
+        logs_in(story, PHONE)
     assert not story.verdicts
-    assert story.judge.counters.attempts == 0
+    assert story.judge.counters.attempts == 200
+    assert len(story.judge.sources) == 0
+
+
+# First requests that nothing follows.
+
+
+@pytest.mark.parametrize("accounts", [["1001"] * 60, [str(1000 + number) for number in range(60)]])
+def test_first_requests_that_are_never_followed_up_again_and_again_are_a_scan(accounts: list[str]) -> None:
+    story = Story()
+    story.tries(Case.NO_CREDENTIALS, accounts, every=0.4)
+    assert [ban.rule for ban in story.bans] == ["unanswered"]
+    outcomes = {(each.account, each.outcome) for each in story.judge.tally.drain()}
+    assert outcomes <= {(account, "unanswered") for account in accounts}
+
+
+def test_an_answer_begins_the_count_of_first_requests_anew_and_is_counted_itself() -> None:
+    story = Story()
+    for _ in range(9):
+        story.tries(Case.NO_CREDENTIALS, ["1001"] * UNFOLLOWED, every=0.4)
+        story.attempt(Case.WRONG_PASSWORD, account="1001")
+    assert not story.bans
+    assert story.judge.counters.attempts == 9
+    story.attempt(Case.WRONG_PASSWORD, account="1001")
+    assert story.bans
+
+
+def test_200_phones_of_an_unknown_office_that_begin_at_once_follow_up() -> None:
+    story = Story()
+    sessions = [new_session() for _ in range(200)]
+    for number, session in enumerate(sessions):
+        story.see(security_event("ChallengeSent", account=f"{1000 + number}", session=session, source=PHONE))
+    story.wait(2)
+    for number, session in enumerate(sessions):
+        story.see(security_event("SuccessfulAuth", account=f"{1000 + number}", session=session, source=PHONE))
+    assert not story.judge.sweep(story.now + HOUR)
+    assert not story.verdicts
+
+
+@pytest.mark.parametrize("every", [30, 60])
+def test_a_phone_that_never_hears_its_challenge_is_reported_and_not_banned(every: int) -> None:
+    """A firewall lets its requests through and drops the answers."""
+    story = Story()
+    story.tries(Case.NO_CREDENTIALS, ["1001"] * (DAY // every), every=every, source=PHONE)
+    assert not story.bans
+    assert set(story.kinds()) == {"unknown_carrier"}
+
+
+def test_a_trusted_phone_may_ping_without_credentials() -> None:
+    story = Story()
+    for _ in range(20):
+        logs_in(story, PHONE)
+        story.tries(Case.NO_CREDENTIALS, ["1001"] * 120, every=1, source=PHONE)
+    assert not story.verdicts
+    assert len(story.judge.sources) == 0
+
+
+# Who comes back after a ban.
+
+
+def test_who_guesses_is_banned_and_succeeds_after_the_ban_has_found_a_password() -> None:
+    story = Story()
+    story.tries(Case.WRONG_PASSWORD, ["1001"] * 10, every=1)
+    (ban,) = story.bans
+    story.wait((ban.seconds or 0) + 1)
+    logs_in(story, ATTACKER, "1001")
+    assert story.kinds() == ["password_found"]
+    assert len(story.judge.trust) == 0
+    story.tries(Case.WRONG_PASSWORD, ["1002"] * 9, every=1)
+    assert len(story.bans) == 1  # the next ban needs as much as the first
+
+
+def test_a_scanner_that_guessed_nothing_is_forgotten_after_its_ban() -> None:
+    story = Story()
+    story.tries(Case.UNKNOWN_ACCOUNT, SCAN[:5], every=0.1)
+    assert len(story.judge.sources) == 0
 
 
 # Honest people.
