@@ -12,7 +12,7 @@ import typer
 
 from amiwatch.cli.asking import has_process, is_alive
 from amiwatch.cli.panic import lasting, record, words
-from amiwatch.cli.text import compact, counted, iso, local, strong, visible
+from amiwatch.cli.text import compact, counted, iso, local, strong, visible, wrapped
 from amiwatch.errors import AmiError, Refusal
 from amiwatch.firewall.base import SetState
 from amiwatch.store.reader import Reader
@@ -193,6 +193,10 @@ def _daemon_lines(view: View, found: Status) -> Iterator[str]:
     mode = "enforce" if found.mode == "enforce" else strong("observe: nothing is blocked", "yellow")
     dry = ", firewall none: nothing is dropped" if found.firewall == "none" else f", firewall {visible(found.firewall)}"
     yield f"{'mode':<12} {mode}{dry}"
+    if isinstance(why := found.counters.get("ban_not_working"), str):
+        yield wrapped(
+            visible(why), head=f"{'firewall':<12} {strong('BANNED SOURCES ARE STILL HEARD', 'red')}: ", indent=13
+        )
     if found.counters.get("firewall_trouble"):
         yield f"{'firewall':<12} {strong('bans can not be enforced now', 'red')}: see the log"
 

@@ -57,7 +57,7 @@ class Books:
     def status(self) -> Status:
         """Say how the daemon is."""
         daemon, judge = self._daemon, self._daemon.judge
-        counters, latencies = judge.counters, daemon.latencies
+        counters, latencies, cause = judge.counters, daemon.latencies, daemon.doubts.cause
         return Status(
             pid=os.getpid(),
             started_at=daemon.now.utc(daemon.started_at),
@@ -80,6 +80,7 @@ class Books:
                 "sources_forgotten": judge.sources.forgotten,
                 "trusted": len(judge.trust),
                 "store_shed": daemon.store.shed if daemon.store else 0,
+                "ban_not_working": None if cause is None else f"{cause.text}. {cause.remedy}.",
                 "sessions_cut": daemon.aftermath.sessions,
                 "connections_forgotten": daemon.aftermath.connections,
                 "faults": daemon.faults,

@@ -29,6 +29,7 @@ from amiwatch.daemon.allowlist import Allowlist
 from amiwatch.daemon.books import Books
 from amiwatch.daemon.clock import SteadyClock
 from amiwatch.daemon.counting import Counting
+from amiwatch.daemon.doubts import LOOK_TIME, Doubts
 from amiwatch.daemon.enforcer import Done, Enforcer, Order
 from amiwatch.daemon.guard import Guard
 from amiwatch.daemon.hold import Hold
@@ -150,6 +151,9 @@ class Daemon:
         self._clients: list[AmiClient] = []
         self.store: Store | None = None
         self._clerk: Clerk | None = None
+        rule = None
+        if firewall is None and settings.drop_rule == "managed":
+            rule = make_rule(self.firewall.name, settings.set_name)
         self._enforcer = Enforcer(
             self.firewall,
             self.judge.ledger,
@@ -158,10 +162,9 @@ class Daemon:
             adopted=self.memory.adopt,
             evicted=self._evicted,
             is_enforcing=self.is_enforcing,
-            rule=make_rule(self.firewall.name, settings.set_name)
-            if firewall is None and settings.drop_rule == "managed"
-            else None,
+            rule=rule,
             protection=self.guard.protection(),
+            exempt=self.guard.exempt,
         )
 
         self.hold = Hold(self, self._enforcer)
@@ -169,6 +172,7 @@ class Daemon:
         self.aftermath = Aftermath(
             lambda: self._enforcer.protection.scope, forgets=settings.drop_rule == "manual" or forwards()
         )
+        self.doubts = Doubts(self.judge, self._enforcer, rule=rule, host=self._host, alert=self._alerted, now=self.now)
         self._lookout = Lookout(self._enforcer)
 
     # What the AMI readers call. Nothing here waits.
@@ -325,6 +329,7 @@ class Daemon:
             if is_enforced and each.seconds is not None:
                 self.latencies.append(each.seconds)
                 self.counting.begin(ban.network)
+                self.doubts.begin(ban)
                 if self.is_own_firewall:
                     self.aftermath.cut_off(ban.network)
             self._say_banned(ban, pbx, each.seconds)
@@ -408,6 +413,11 @@ class Daemon:
         """Have dropped what is known now; the next look at the rule sees to it."""
         self._enforcer.protect(self.guard.protection())
 
+    async def protect_now(self) -> None:
+        """Have dropped what is known now, before this returns if the kernel does it; else reconcile tries again."""
+        self.protect()
+        await self._enforcer.recheck()
+
     @property
     def has_firewall_trouble(self) -> bool:
         """Tell whether the kernel refused something that is still to be tried again."""
@@ -435,6 +445,7 @@ class Daemon:
                 async with self._restored(store), asyncio.TaskGroup() as group:
                     # After the bans, for a name server may be slow; before the first event.
                     await self.allowlist.refresh()
+                    self.guard.is_ready = True
                     tasks = [group.create_task(work, name=name) for name, work in self._chores(store).items()]
                     for pbx in pbxs.values():
                         client = AmiClient(link_of(pbx), self)
@@ -458,6 +469,7 @@ class Daemon:
             "enforcer": self._enforcer.run(),
             "aftermath": self.aftermath.run(),
             "counting": self._again("counting", lambda: self.counting.pause, lambda: self._count(store)),
+            "doubts": self._again("doubts", lambda: LOOK_TIME, self.doubts.look),
             "reloader": self._reload(),
             "watchdog": self._watchdog(),
             "lookout": self._again("lookout", lambda: 0, self._lookout.turn),
@@ -488,6 +500,7 @@ class Daemon:
                 is_change = any(request.verb in FILLING for request in await store.pending_requests())
                 async with self._opened_firewall(is_needed=is_change), asyncio.TaskGroup() as group:
                     await self.allowlist.refresh()
+                    self.guard.is_ready = True
                     enforcing = group.create_task(self._enforcer.run(), name="enforcer")
                     await Clerk(self, store).look()
                     await self.hold.look()
@@ -512,6 +525,7 @@ class Daemon:
         self.judge.adopt(settings.judgement_policy())
         self.settings = settings
         await self.allowlist.refresh()
+        self.protect()
         log.info("settings read again policy=%s", settings.policy)
         if later := [name for name in sorted(NEEDS_RESTART) if getattr(old, name) != getattr(new, name)]:
             log.warning("settings changed that need a restart names=%s", ",".join(later))
@@ -595,6 +609,10 @@ class Daemon:
     async def _save(self, store: Store) -> None:
         await self.memory.catch_up(store)
         self.books.save(store)
+
+    def _host(self, pbx: str) -> str:
+        found = self.settings.pbxs().get(pbx)
+        return found.host if found else ""
 
     async def _count(self, store: Store) -> None:
         await self.counting.look(store, self.now.utc(self.now()))

@@ -69,6 +69,12 @@ CAUSES = {
         "Run amiwatch where Asterisk's packets come in: in its network namespace (docker run --network container:…), "
         "or on the host that forwards them",
     ),
+    "other_host": (
+        "its packets do not come by our rule with this address, and its Asterisk is at {}, which is no address of this "
+        "host: a container, a virtual machine, another host",
+        "Run amiwatch where Asterisk's packets come in: in its network namespace (docker run --network container:…), "
+        "or on the host that forwards them",
+    ),
     "own_rule": (
         "the rule is left to you (AMIWATCH_DROP_RULE=manual); it looks into our set, but does not drop this: it stands "
         "behind an accept, or is for other ports or interfaces",
@@ -97,6 +103,8 @@ class Suspect:
     """``udp`` or ``tcp``."""
     port: int
     """Asterisk's own; 0 where it is not known."""
+    host: str = ""
+    """Where that Asterisk is, if it is not on this host."""
 
 
 async def diagnose(
@@ -117,28 +125,28 @@ async def diagnose(
         fault = await fault_here(suspect, firewall, rule, protection)
         return fault or await _way_fault(suspect, firewall, rule, dropped_before)
     except FirewallError as error:
-        return _cause("refused", str(error).rstrip("."))
+        return cause("refused", str(error).rstrip("."))
 
 
 async def fault_here(suspect: Suspect, firewall: Firewall, rule: Rule | None, protection: Protection) -> Cause | None:
     """Tell what is wrong with our sets and rule; None if nothing is. Raises FirewallError."""
     if firewall.name == "none":
-        return _cause("dry_run")
+        return cause("dry_run")
     return await _set_fault(suspect, firewall) or await _rule_fault(suspect, firewall, rule, protection)
 
 
 async def _set_fault(suspect: Suspect, firewall: Firewall) -> Cause | None:
     family = suspect.network.version
     if not any(state.family == family for state in await firewall.states()):
-        return _cause("no_set", f"for IPv{family}")
-    return None if await firewall.has(suspect.network) else _cause("not_in_set")
+        return cause("no_set", f"for IPv{family}")
+    return None if await firewall.has(suspect.network) else cause("not_in_set")
 
 
 async def _rule_fault(suspect: Suspect, firewall: Firewall, rule: Rule | None, protection: Protection) -> Cause | None:
     family, where = suspect.network.version, (suspect.protocol, suspect.port)
     (state,) = [state for state in await firewall.states() if state.family == family]
     if not state.references:
-        return _cause("no_rule", state.name)
+        return cause("no_rule", state.name)
     if rule is not None and suspect.port and not protection.scope.has(*where):
         return Cause("other_port", *_filled("other_port", where, where[::-1]))
     with suppress(FirewallPermission):  # then the sets alone tell, and do
@@ -149,20 +157,22 @@ async def _rule_fault(suspect: Suspect, firewall: Firewall, rule: Rule | None, p
 
 def _placed_fault(one: FamilyRule, protection: Protection) -> Cause | None:
     if not one.is_present:
-        return _cause("no_rule", one.set_name)
+        return cause("no_rule", one.set_name)
     if one.position != 1:
-        return _cause("late_rule", str(one.position), one.place)
-    return None if one.covers(protection) else _cause("wrong_rule", one.place)
+        return cause("late_rule", str(one.position), one.place)
+    return None if one.covers(protection) else cause("wrong_rule", one.place)
 
 
 async def _way_fault(suspect: Suspect, firewall: Firewall, rule: Rule | None, dropped_before: int | None) -> Cause:
     entry = await firewall.entry(suspect.network)
     if entry is not None and dropped_before is not None and entry.packets > dropped_before:
         return Cause("other_way", *_filled("other_way", (), (suspect.network,)))
+    if suspect.host:
+        return cause("other_host", suspect.host)
     where = (suspect.protocol, suspect.port)
     if suspect.port and not await asyncio.to_thread(_is_open, *where):
-        return _cause("elsewhere", *where)
-    return _cause("own_rule" if rule is None else "other_address")
+        return cause("elsewhere", *where)
+    return cause("own_rule" if rule is None else "other_address")
 
 
 def _is_open(protocol: str, port: int) -> bool:
@@ -182,7 +192,8 @@ def _table(name: str) -> list[str]:
         return []  # a kernel without IPv6
 
 
-def _cause(kind: str, *details: object) -> Cause:
+def cause(kind: str, *details: object) -> Cause:
+    """Put details into the words of a row."""
     return Cause(kind, *_filled(kind, details, ()))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from ipaddress import ip_network
@@ -13,6 +14,7 @@ import pytest
 
 from amiwatch.firewall.table import make_firewall, make_rule
 from amiwatch.store.reader import Reader
+from amiwatch.testing.builders import event_bytes
 from amiwatch.testing.netns import Wire
 from tests.daemon.conftest import Start
 
@@ -83,3 +85,27 @@ async def test_the_session_of_an_attacker_ends_with_his_ban(guarded: Start, wire
                 await ended.wait()
             await it.daemon.aftermath.settle()
         assert it.daemon.books.status().counters["sessions_cut"] == 1
+
+
+@pytest.mark.parametrize("guarded", ["ipset"], indirect=True)
+async def test_a_ban_that_drops_nothing_is_told_loudly(guarded: Start, tmp_path: Path) -> None:
+    # Nobody listens at the PBX's port here, as where Asterisk runs in a container with a network of its own.
+    async with guarded() as it:
+        await it.attack(ATTACKER)
+        await it.watcher.until_banned(str(NETWORK))
+        now = time.time()
+        for number in range(20):
+            if it.watcher.alerts:
+                break
+            data = event_bytes("InvalidAccountID", source=ATTACKER, at=now + 3600 + number, session=str(number))
+            await it.pbx.emit(data)
+            await asyncio.sleep(1)  # as time goes by for a real one
+        await it.watcher.until(lambda: bool(it.watcher.alerts))
+        await it.daemon.flush()
+    (alert,) = it.watcher.alerts
+    assert alert.kind == "ban_not_working"
+    assert "Asterisk runs in another one" in alert.reason
+    with Reader(tmp_path / "amiwatch.db") as reader:
+        assert "another one" in reader.status().counters["ban_not_working"]
+        (stored,) = [one for one in reader.alerts() if one.kind == "ban_not_working"]
+        assert stored.address == ATTACKER
