@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from ipaddress import ip_network
-from typing import TYPE_CHECKING
 
 from amiwatch.cli.bans import ban_listing, is_open, left
+from amiwatch.cli.drops import Drops
 from amiwatch.cli.otherwise import Verdict
 from amiwatch.cli.text import alert_page, compact, counted, iso, local, strong, visible, wrapped
 from amiwatch.cli.visits import Visit, names, visits
@@ -17,9 +17,6 @@ from amiwatch.judgement.reasons import duration
 from amiwatch.judgement.rules import DAY
 from amiwatch.judgement.values import Evidence, IPNetwork, source_network
 from amiwatch.store.records import AlertRecord, BanRecord, OffenderRecord, StoredTrust, TriedRecord
-
-if TYPE_CHECKING:
-    from amiwatch.firewall.base import Entry
 
 SHOWN = 10
 """Items of each part that are told to a person; the JSON has more."""
@@ -56,8 +53,8 @@ class Story:
     """Why it is never banned."""
     evidence: list[Evidence] = field(default_factory=list)
     """Of the ban that is told of."""
-    entry: Entry | None = None
-    """What the kernel has of it; None also where that may not be read."""
+    drops: Drops | None = None
+    """How far its ban works; None without one."""
 
     @property
     def ban(self) -> BanRecord | None:
@@ -104,9 +101,7 @@ def _decision(story: Story) -> Iterator[str]:
     yield from part("what came", list(_came(story)))
     yield from part("why" if story.ban else "why then" if story.told else "why not", list(_because(story)))
     yield from part("evidence", [_event(one) for one in story.evidence])
-    if story.entry is not None:
-        dropped = counted(story.entry.packets, "packet")
-        yield from part("kernel", [f"It is in the kernel's set; {dropped} dropped since it was put there."])
+    yield from part("kernel", list(_kernel(story.drops)) if story.drops else [])
     yield from part("earlier", [_earlier(ban, story.now) for ban in story.bans if ban is not story.told])
 
 
@@ -147,6 +142,18 @@ def _ended(ban: BanRecord, now: float) -> str:
 
 def short_name(one: IPNetwork) -> str:
     return str(one).removesuffix("/32")
+
+
+def _kernel(drops: Drops) -> Iterator[str]:
+    dropped = f"{drops.packets:,} {'packet' if drops.packets == 1 else 'packets'} dropped since it was banned"
+    if drops.is_in_kernel is None:
+        yield f"{dropped}, as the daemon wrote it down last."
+    elif drops.is_in_kernel:
+        yield f"It is in the kernel's set; {dropped}."
+    else:
+        yield f"It is NOT in the kernel's set now, so nothing is dropped: see amiwatch check, as root. {dropped}."
+    if drops.not_working:
+        yield f"Banned sources are still heard: {visible(drops.not_working)}"
 
 
 # What came, in the order of time.
@@ -327,7 +334,10 @@ def record(story: Story) -> dict[str, object]:
         "is_known": story.is_known,
         "never_banned_because": story.protection,
         "evidence": [{**asdict(one), "at": iso(one.at)} for one in story.evidence],
-        "packets_dropped": story.entry.packets if story.entry else None,
+        "packets_dropped": story.drops.packets if story.drops else None,
+        "octets_dropped": story.drops.octets if story.drops else None,
+        "is_in_kernel": story.drops.is_in_kernel if story.drops else None,
+        "ban_not_working": story.drops.not_working if story.drops else None,
         "bans": bans,
         "visits": [
             {"first": iso(one.begin), "last": iso(one.end), "attempts": len(one.attempts), "what": one.words()}

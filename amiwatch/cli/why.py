@@ -7,16 +7,15 @@ import json
 import time
 from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
-from ipaddress import ip_network
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from amiwatch.cli.call import network
+from amiwatch.cli.drops import drops
 from amiwatch.cli.protection import never_banned
 from amiwatch.cli.text import say_warnings
-from amiwatch.errors import FirewallError, UsageError
+from amiwatch.errors import UsageError
 from amiwatch.judgement.networks import NetworkTable
 from amiwatch.judgement.values import IPNetwork
 from amiwatch.store.reader import Reader
@@ -25,8 +24,6 @@ from amiwatch.store.records import counted_network
 if TYPE_CHECKING:
     from amiwatch.cli.call import Call
     from amiwatch.cli.story import Story
-    from amiwatch.config import Settings
-    from amiwatch.firewall.base import Entry
 
 KEPT = 1000
 """Rows of each kind that are read: an attacker decides how many there are."""
@@ -100,8 +97,8 @@ def gather(call: Call, target: str) -> Story:
         )
         if story.told is not None:
             story.evidence.extend(reader.evidence(story.told.id))
-    if story.ban is not None and settings.firewall != "none":
-        story.entry = asyncio.run(_kernel_entry(settings, ip_network(story.ban.network)))
+        if story.ban is not None and story.ban.is_enforced and settings.firewall != "none":
+            story.drops = drops(settings, story.ban, reader)
     return story
 
 
@@ -116,15 +113,3 @@ def _protection(wanted: IPNetwork, safe: Mapping[IPNetwork, str]) -> str | None:
         table.put(one, reason)
     hit = table.overlapping(wanted)
     return f"{hit[0]} is {hit[1]}" if hit else None
-
-
-async def _kernel_entry(settings: Settings, banned: IPNetwork) -> Entry | None:
-    from amiwatch.firewall.table import make_firewall
-
-    firewall = make_firewall(settings.firewall, prefix=settings.set_name, maxelem=settings.set_size)
-    with suppress(FirewallError):  # mostly: without the rights
-        try:
-            return next((entry for entry in await firewall.entries() if entry.network == banned), None)
-        finally:
-            await firewall.close()
-    return None
