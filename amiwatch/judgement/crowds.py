@@ -1,5 +1,5 @@
 """
-What only many sources together show: everybody failing at once, and one account attacked from everywhere.
+What only many sources together show: everybody failing at once.
 
 Rule 1: nobody is banned because of what is here; it holds bans back or lifts them, and it says so.
 
@@ -8,10 +8,10 @@ Rule 2: memory is bounded whatever arrives.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from itertools import islice
 
-from amiwatch.judgement.rules import DAY, MINUTE
+from amiwatch.judgement.rules import MINUTE
 from amiwatch.judgement.values import UNKNOWN
 
 CROWDS = ((10, float(MINUTE)), (6, 10.0))
@@ -42,15 +42,6 @@ LINGER = 3 * MINUTE
 
 MAX_FAILING = 10_000
 """Sources told apart within one minute: beyond that, it is a mass in any case."""
-
-CAMPAIGN = 20
-"""Addresses without trust that guess at one account within ``CAMPAIGN_TIME`` before the account is called attacked: a
-telephone with an old password that roams has fewer."""
-
-CAMPAIGN_TIME = DAY
-
-MAX_ACCOUNTS = 5_000
-"""Accounts watched for campaigns (15 MB at most): those that exist, so there can't be many more."""
 
 
 class Breaker:
@@ -116,29 +107,3 @@ class Breaker:
             self.until = now + LINGER
         self._minute = now
         failing.clear()
-
-
-class Campaigns:
-    """From how many addresses each account is guessed at."""
-
-    def __init__(self) -> None:
-        self._accounts: OrderedDict[str, OrderedDict[int, float]] = OrderedDict()
-        """Account → sources and when they guessed last, the newest ``CAMPAIGN``; accounts as they were guessed last."""
-
-    def __len__(self) -> int:
-        return len(self._accounts)
-
-    def guess(self, account: str, key: int, now: float) -> bool:
-        """Note a guess by a source without trust; tell whether the account is now under attack."""
-        sources = self._accounts.get(account)
-        if sources is None:
-            sources = self._accounts[account] = OrderedDict()
-            if len(self._accounts) > MAX_ACCOUNTS:
-                self._accounts.popitem(last=False)
-        else:
-            self._accounts.move_to_end(account)
-        sources[key] = now
-        sources.move_to_end(key)
-        if len(sources) > CAMPAIGN:
-            sources.popitem(last=False)
-        return len(sources) == CAMPAIGN and next(iter(sources.values())) > now - CAMPAIGN_TIME

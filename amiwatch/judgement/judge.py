@@ -16,8 +16,9 @@ from itertools import islice
 from random import Random
 from typing import Literal
 
+from amiwatch.judgement.campaigns import CAMPAIGN, CAMPAIGN_TIME, GIVEN_UP, Campaigns
 from amiwatch.judgement.counters import Counters
-from amiwatch.judgement.crowds import CAMPAIGN, CAMPAIGN_TIME, QUIET, Breaker, Campaigns
+from amiwatch.judgement.crowds import QUIET, Breaker
 from amiwatch.judgement.ledger import Ledger
 from amiwatch.judgement.networks import WIDE, NetworkTable, source_key, wide_key
 from amiwatch.judgement.reasons import (
@@ -434,7 +435,7 @@ class Judge:
 
     def sweep(self, now: float) -> list[Verdict]:
         """
-        Judge sources whose challenges stayed unanswered and from which nothing came since.
+        Judge sources whose challenges stayed unanswered and from which nothing came since, and those of campaigns.
 
         To be called every few seconds; looks at ``SWEEP`` sources at most.
         """
@@ -447,6 +448,19 @@ class Judge:
                     self._asked.move_to_end(key)
                     continue
             del self._asked[key]
+        return said + self._sweep_campaigns(now)
+
+    def _sweep_campaigns(self, now: float) -> list[Verdict]:
+        """Judge the sources that guessed at an account together with many others, and gave up."""
+        said: list[Verdict] = []
+        if now < self._breaker.until:
+            return said  # those may be phones
+        for key, account in self._campaigns.due(now, SWEEP):
+            source = self.sources.get(key)
+            if source is not None and source.last_at > now - GIVEN_UP:
+                self._campaigns.wait(key, account, source.last_at)
+            elif source is not None:
+                said += self._verdicts.judge_campaigner(key, source, account, now)
         return said
 
     def why_never(self, address: IPAddress) -> str | None:

@@ -191,6 +191,11 @@ def aor_reason(event: SecurityEvent) -> str:
     return f"{event.account[:40]!r} may log in, but its registration was refused: {event.detail[:80]}"
 
 
+def campaign_reason(ban: Ban, account: str) -> str:
+    """Say why a source is banned for one guess: it was one of many."""
+    return f"one of many addresses that guessed at {account[:40]!r} within an hour, a few times each; {ban.reason}"
+
+
 def found_reason(source: Source, event: SecurityEvent) -> str:
     """Say that a source seems to have found a password."""
     tried = source.guessed.get(event.account, 0)

@@ -15,6 +15,7 @@ from math import ceil
 from random import Random
 
 from amiwatch.judgement.alarms import Alarms, Ceiling
+from amiwatch.judgement.campaigns import FEW, RULE
 from amiwatch.judgement.counters import Counters
 from amiwatch.judgement.crowds import Breaker
 from amiwatch.judgement.hasty import Hasty, HastyBans
@@ -25,6 +26,7 @@ from amiwatch.judgement.networks import WIDE, NetworkTable, key_network, source_
 from amiwatch.judgement.reasons import (
     allowed_reason,
     ban_reason,
+    campaign_reason,
     ceiling_reason,
     chan_sip_reason,
     lift_reason,
@@ -280,6 +282,18 @@ class Verdicts:
         wide = own.supernet(new_prefix=prefix)
         has_others = self._spared.overlapping(wide) or self._trust.is_near(source_key(source), prefix, now)
         return own if has_others else wide
+
+    def judge_campaigner(self, key: int, source: Source, account: str, now: float) -> Sequence[Verdict]:
+        """Ban a source that took part in a campaign, if all its guesses are proven and nothing speaks for it."""
+        proven = () if source.proven is None else source.proven.kept(Measure.GUESSES)
+        is_one_of_many = source.guessed.keys() == {account} and source.total == len(proven) <= FEW
+        if not is_one_of_many or self._trust.has(key, now):
+            return ()
+        event = source.evidence[-1]
+        said = self._offender(key, source, RULE, event, now, is_trusted=False, is_proven=True)
+        return [
+            replace(each, reason=campaign_reason(each, account)) if isinstance(each, Ban) else each for each in said
+        ]
 
     def _ban_reason(
         self, key: int, source: Source, rule: Rule, now: float, *, level: int, is_trusted: bool, is_proven: bool

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from amiwatch.judgement.crowds import CAMPAIGN, MAX_ACCOUNTS, MAX_FAILING, STORM, Breaker, Campaigns
-from amiwatch.judgement.rules import CLOSED, HOUR, MINUTE, OFFICE
+from amiwatch.judgement.crowds import MAX_FAILING, STORM, Breaker
+from amiwatch.judgement.rules import CLOSED, HOUR, OFFICE
 from amiwatch.judgement.values import UNKNOWN
 from amiwatch.testing.builders import Case
 from tests.judgement.stories import ATTACKER, Story, logs_in, one
@@ -131,40 +131,6 @@ def test_the_breaker_is_bounded() -> None:
         breaker.go_on(number, number / 10_000)
     assert len(breaker._onsets) <= STORM
     assert len(breaker._failing) <= MAX_FAILING
-
-
-def test_an_account_guessed_from_many_addresses_is_one_alert_about_the_account() -> None:
-    story = Story()
-    for number in range(50):
-        story.wait(60)
-        story.attempt(Case.WRONG_PASSWORD, source=f"198.51.100.{number}", account="1001")
-    (alert,) = story.alerts
-    assert (alert.kind, alert.address, alert.account) == ("account_attacked", None, "1001")
-    assert f"{CAMPAIGN} addresses" in alert.reason
-    assert not story.bans
-
-
-def test_trusted_addresses_and_quiet_days_make_no_campaign() -> None:
-    story = Story()
-    for number in range(50):
-        logs_in(story, f"192.0.2.{number + 20}", "1002")
-        story.attempt(Case.WRONG_PASSWORD, source=f"192.0.2.{number + 20}", account="1001")
-        story.wait(MINUTE)
-    for number in range(50):
-        story.wait(2 * HOUR)
-        story.attempt(Case.WRONG_PASSWORD, source=f"198.51.100.{number}", account="1001")
-    assert "account_attacked" not in story.kinds()
-
-
-def test_accounts_watched_are_bounded() -> None:
-    campaigns = Campaigns()
-    for number in range(MAX_ACCOUNTS + 100):
-        for key in range(2):
-            campaigns.guess(str(number), key, 0)
-    assert len(campaigns) == MAX_ACCOUNTS
-    for key in range(1000):
-        campaigns.guess("last", key, 0)
-    assert len(campaigns._accounts["last"]) == CAMPAIGN
 
 
 # What the worlds taught about single sources.
