@@ -14,18 +14,16 @@ from itertools import islice
 from amiwatch.judgement.rules import MINUTE
 from amiwatch.judgement.values import UNKNOWN
 
-CROWDS = ((10, float(MINUTE)), (6, 10.0))
-"""So many sources that begin to fail within so many seconds, nearly each with an account of its own, are a mass
-failure. The busiest honeypot network reported saw 366 attackers a day on 39 sensors: one in four minutes. Twelve phones
-of an office that try again every 30 s look like a scanner after ten seconds; most dead databases are known by then."""
+CROWDS = ((10, float(MINUTE), 3), (6, 10.0, 4))
+"""So many sources that begin to fail within so many seconds, nearly each with an account of its own, are a mass failure
+if at least so many of them are more than a forged packet: proven, or trusted and with their own account, or without
+trust and with an account that exists. The busiest honeypot network reported saw 366 attackers a day on 39 sensors: one in
+four minutes. Twelve phones of an office that try again every 30 s look like a scanner after ten seconds; most dead
+databases are known by then."""
 
 OWN_SHARE = 0.8
 """Share of such a crowd that has an account of its own, or one that Asterisk does not tell (FreePBX). Attackers share
 their lists; phones do not."""
-
-BELIEVED = 3
-"""How many of such a crowd must be more than a forged packet: proven, or trusted and with their own account, or without
-trust and with an account that exists."""
 
 STORM = 30
 """Sources that begin to fail within a minute, on evidence that forged UDP packets could make, whatever the accounts."""
@@ -66,7 +64,7 @@ class Breaker:
         if now < self._look_at or len(onsets) < CROWDS[-1][0]:
             return False
         self._look_at = now + LOOK_PAUSE
-        is_mass = any(self._is_crowd(size, now - seconds) for size, seconds in CROWDS)
+        is_mass = any(self._is_crowd(size, now - seconds, least) for size, seconds, least in CROWDS)
         is_storm = not is_mass and self._is_storm(now - MINUTE)
         if not is_mass and not is_storm:
             return False
@@ -78,14 +76,14 @@ class Breaker:
         self.until = max(self.until, now + LINGER)
         return is_new
 
-    def _is_crowd(self, size: int, begin: float) -> bool:
+    def _is_crowd(self, size: int, begin: float, least: int) -> bool:
         """Tell whether the newest onsets are phones of many people, and not forged packets alone."""
         newest = list(islice(reversed(self._onsets), size))
         if len(newest) < size or newest[-1][0] < begin:
             return False
         believed = sum(not could_be_forged for _, _, could_be_forged in newest)
         names = [account for _, account, _ in newest if account != UNKNOWN]
-        return believed >= BELIEVED and size - len(names) + len(set(names)) >= OWN_SHARE * size
+        return believed >= least and size - len(names) + len(set(names)) >= OWN_SHARE * size
 
     def _is_storm(self, begin: float) -> bool:
         onsets = self._onsets
