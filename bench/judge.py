@@ -128,8 +128,6 @@ def play_all(
         }
         for task in as_completed(tasks):
             boards[tasks[task][0]].merge(task.result())
-    for board in boards.values():
-        board.misjudged.sort()
     return boards
 
 
@@ -145,7 +143,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--policy", choices=POLICIES, default="office")
     parser.add_argument("--wire", action="store_true", help="let all go through the parser as bytes")
     parser.add_argument("--alone", action="store_true", help="without the plain judges")
-    parser.add_argument("--details", type=int, default=10, help="misjudgements to show of each judge (10)")
+    parser.add_argument(
+        "--details",
+        type=int,
+        default=10,
+        help="lines of each sort of mistake (10)",
+    )
     chosen = parser.parse_args(arguments)
     names = [*chosen.names, *chosen.worlds] or every
     if strange := set(names) - set(every):

@@ -21,6 +21,9 @@ MANY, ENOUGH = 20, 10
 MISSED_SHARE = 0.01
 """Share of those with ``ENOUGH`` attempts that may be missed."""
 
+LATE = 2
+"""How many times its bar an attacker may need before he is shown by name."""
+
 CAMPAIGN_BAR = 50
 """Attempts of a campaign before its alert, at most."""
 
@@ -75,6 +78,11 @@ class Board:
     strangers: int = 0
     """Addresses without an owner, used by a forger, that were banned."""
     misjudged: list[str] = field(default_factory=list)
+    """Honest sources that were banned, and attackers who were not."""
+    late: list[str] = field(default_factory=list)
+    """Attackers who were banned long after the bar of their kind."""
+    wrong: list[str] = field(default_factory=list)
+    """Alerts that were wrong, or did not come."""
     alarms: list[int] = field(default_factory=list)
     """Attempts of each campaign before its alert."""
     campaigns: int = 0
@@ -97,6 +105,7 @@ class Board:
         self.bans.update(play.rules)
         self.general.update(play.general)
         self.general_wrong.update(play.general_wrong)
+        self.wrong += [f"{play.where}wrong {kind} {number} about nobody" for kind, number in play.general_wrong.items()]
         self.strangers += len(play.strangers)
 
     def merge(self, other: Board) -> None:
@@ -120,10 +129,14 @@ class Board:
         score.arrived += play.made[actor]
         told = play.told[actor]
         score.right += sum(number for kind, number in told.items() if kind in actor.alerts)
-        score.wrong.update({kind: number for kind, number in told.items() if kind not in actor.alerts})
+        wrong = Counter({kind: number for kind, number in told.items() if kind not in actor.alerts})
+        score.wrong.update(wrong)
+        self.wrong += [f"{play.where}wrong {kind} {number} about {actor.name}" for kind, number in wrong.items()]
         if actor.must_alert:
             score.must_alert += 1
-            score.silent += not keys & play.banned.keys() and not told.keys() & actor.alerts
+            if not keys & play.banned.keys() and not told.keys() & actor.alerts:
+                score.silent += 1
+                self.wrong.append(f"{play.where}no {' or '.join(sorted(actor.alerts))} about {actor.name}")
         if "account_attacked" in actor.alerts:
             self.campaigns += 1
             self.alarms += [play.alarmed[actor]] if actor in play.alarmed else []
@@ -133,19 +146,20 @@ class Board:
         is_banned, tried = key in play.banned, play.world.tried[key]
         score.banned += is_banned
         score.lifted += key in play.lifted
-        where = f"{play.world.name}, seed {play.world.seed}: "
         if actor.role is Role.HONEST and is_banned:
-            self.misjudged.append(f"{where}{actor.name}: {play.banned[key]}")
+            self.misjudged.append(f"{play.where}{actor.name}: {play.banned[key]}")
         if actor.role is not Role.ATTACKER:
             return
         score.many += tried >= MANY
         score.enough += tried >= ENOUGH
         if is_banned:
             score.through.append(play.through[key])
+            if play.through[key] > LATE * actor.bar:
+                self.late.append(f"{play.where}{actor.name} after {play.through[key]}: {play.banned[key]}")
         elif tried >= ENOUGH:
             score.enough_missed += 1
             score.many_missed += tried >= MANY
-            self.misjudged.append(f"{where}missed {actor.name}, {tried} tries")
+            self.misjudged.append(f"{play.where}missed {actor.name}, {tried} tries")
 
 
 class Play:
@@ -153,6 +167,7 @@ class Play:
 
     def __init__(self, world: World, player: Player) -> None:
         self.world = world
+        self.where = f"{world.name}, seed {world.seed}: "
         self.player = player
         self.events = 0
         self.banned: dict[int, str] = {}
@@ -229,8 +244,11 @@ class Play:
 
 
 SAID_OF_VICTIMS = frozenset(
-    {"trusted_offender", "allowed_offender", "shared_address", "broken_phone", "broken_site", "unknown_carrier"}
-)
+    (
+        "trusted_offender", "allowed_offender", "chan_sip_offender", "shared_address", "broken_phone", "broken_site",
+        "unknown_carrier",
+    )
+)  # fmt: skip
 """Alerts that are right about somebody in whose name a forger sends: that is what his address was seen to send."""
 
 
@@ -249,16 +267,16 @@ def by_role(board: Board) -> list[tuple[str, Score]]:
 
 def show(title: str, board: Board, *, details: int) -> None:
     """Print everybody's row, and the first misjudgements."""
-    print(
-        f"\n## {title}: {board.events:,} events, {board.events / max(board.seconds, 1e-9):,.0f} a second of CPU time\n"
-    )
+    rate = board.events / max(board.seconds, 1e-9)
+    print(f"\n## {title}: {board.events:,} events, {rate:,.0f} a second of CPU time\n")
     print("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD))
     for name, score in by_role(board):
         print("| " + " | ".join(map(str, _row(name, score))) + " |")
     print(f"\nalerts about nobody: right {dict(board.general)}, wrong {dict(board.general_wrong)}")
     print(f"strangers banned whose addresses were forged: {board.strangers}; bans by rule: {dict(board.bans)}")
-    for line in board.misjudged[:details]:
-        print(f"  {line}")
+    for lines in (board.misjudged, board.wrong, board.late):
+        for line in sorted(lines)[:details]:
+            print(f"  {line}")
 
 
 def _row(name: str, score: Score) -> Iterator[object]:
@@ -306,6 +324,7 @@ def bars(board: Board) -> list[tuple[bool, str]]:
     scores = board.scores.values()
     honest = [score for score in scores if score.role is Role.HONEST]
     banned, sources = sum(s.banned for s in honest), sum(s.sources for s in honest)
+    lifted = sum(s.lifted for s in honest)
     many, many_missed = sum(s.many for s in scores), sum(s.many_missed for s in scores)
     enough, missed = sum(s.enough for s in scores), sum(s.enough_missed for s in scores)
     late = [f"{n} {median(s.through):g}" for n, s in board.scores.items() if s.through and median(s.through) > s.bar]
@@ -315,7 +334,7 @@ def bars(board: Board) -> list[tuple[bool, str]]:
     silent, must = sum(s.silent for s in scores), sum(s.must_alert for s in scores)
     alarm = max(board.alarms, default=0)
     return [
-        (not banned, f"honest sources banned: {banned} of {sources:,}"),
+        (not banned + lifted, f"honest sources banned: {banned} of {sources:,}; banned and soon lifted: {lifted}"),
         (not board.strangers, f"strangers banned whose addresses were forged: {board.strangers}"),
         (not many_missed, f"attackers with {MANY} attempts or more missed: {many_missed} of {many:,}"),
         (missed <= MISSED_SHARE * enough, f"attackers with {ENOUGH} attempts or more missed: {missed} of {enough:,}"),

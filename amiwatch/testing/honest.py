@@ -235,7 +235,9 @@ def old_sip_phone(place: Place, *, is_broken: bool) -> Actor:
         return fails(Sender(random, source), random, case, account, 60, begin=random.uniform(0, 60), end=end)
 
     name = "chan_sip phone, old password" if is_broken else "chan_sip phone"
-    return Actor(name, Role.HONEST, (source,), life, frozenset({"broken_phone"} if is_broken else ()))
+    return Actor(
+        name, Role.HONEST, (source,), life, frozenset({"broken_phone", "chan_sip_offender"} if is_broken else ())
+    )
 
 
 # What phones do.

@@ -318,7 +318,8 @@ def old_sip_scanner(place: Place) -> Actor:
         for number, at in paced(random, begin, 0.1, 200):
             yield send(at, case, str(100 + number), is_attempt=True)
 
-    return Actor("chan_sip scanner", Role.UNDECIDABLE, (source,), life)
+    alert = frozenset({"chan_sip_offender"})
+    return Actor("chan_sip scanner", Role.UNDECIDABLE, (source,), life, alert, must_alert=True)
 
 
 def hopper(place: Place) -> Actor:
