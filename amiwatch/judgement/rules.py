@@ -46,6 +46,8 @@ class Unless(StrEnum):
     """No password ever tried, at a calm pace, and always the same account or callers' numbers."""
     PHONE = "phone"
     """One single account, failing again and again at a steady pace: an old password, a deleted account."""
+    RETRIES = "retries"
+    """Each unknown account no more often than a phone tries again; or one that exists, or was not named: people err."""
     CROWD = "crowd"
     """Many quiet sources begin to fail at once (``crowds.py``), and this one is no worse than phones that fail."""
 
@@ -78,6 +80,7 @@ OFFICE: tuple[Rule, ...] = (
     _rule("scan", _M.ACCOUNTS, (4, 5), 10 * MINUTE, _U.CARRIER, _U.CROWD),
     _rule("scan_day", _M.ACCOUNTS, (5, 6), DAY, _U.CARRIER, _U.CROWD),
     _rule("scan_week", _M.ACCOUNTS, (7, 8), 7 * DAY, _U.CARRIER, _U.CROWD),
+    _rule("unknown_rush", _M.ATTEMPTS, (4, 5), 10, _U.CARRIER, _U.RETRIES, _U.CROWD),
     _rule("attempts_rush", _M.ATTEMPTS, (7, 8), 5, _U.CARRIER, _U.CROWD),
     _rule("attempts", _M.ATTEMPTS, (8, 10), 10 * MINUTE, _U.CARRIER, _U.PHONE, _U.CROWD),
     _rule("attempts_day", _M.ATTEMPTS, (16, 18), DAY, _U.CARRIER, _U.PHONE, _U.CROWD),
@@ -99,6 +102,7 @@ CLOSED: tuple[Rule, ...] = (
     _rule("scan", _M.ACCOUNTS, (1, 2), 10 * MINUTE),
     _rule("scan_day", _M.ACCOUNTS, (1, 2), DAY),
     _rule("scan_week", _M.ACCOUNTS, (1, 2), 7 * DAY),
+    _rule("unknown_rush", _M.ATTEMPTS, _OFF, 10),
     _rule("attempts_rush", _M.ATTEMPTS, (4, 5), 5),
     _rule("attempts", _M.ATTEMPTS, (4, 5), 10 * MINUTE),
     _rule("attempts_day", _M.ATTEMPTS, (8, 10), DAY),
@@ -120,6 +124,7 @@ CARRIER: tuple[Rule, ...] = (
     _rule("scan", _M.ACCOUNTS, (14, 18), 10 * MINUTE, _U.CARRIER, _U.CROWD),
     _rule("scan_day", _M.ACCOUNTS, (18, 22), DAY, _U.CARRIER, _U.CROWD),
     _rule("scan_week", _M.ACCOUNTS, (20, 24), 7 * DAY, _U.CARRIER, _U.CROWD),
+    _rule("unknown_rush", _M.ATTEMPTS, (12, 16), 10, _U.CARRIER, _U.RETRIES, _U.CROWD),
     _rule("attempts_rush", _M.ATTEMPTS, (20, 30), 5, _U.CARRIER, _U.CROWD),
     _rule("attempts", _M.ATTEMPTS, (60, 80), 10 * MINUTE, _U.CARRIER, _U.PHONE, _U.CROWD),
     _rule("attempts_day", _M.ATTEMPTS, _OFF, DAY, _U.CARRIER, _U.PHONE, _U.CROWD),

@@ -44,6 +44,9 @@ PACE_SAMPLES = 20
 CALLS_AT_ONCE = 5
 """Calls that a carrier may bring at the same moment, beyond its pace."""
 
+PINGS_AT_ONCE = 2
+"""Pings that a monitor may send at the same moment, always with one name."""
+
 BURST_PAUSE = 2.0
 """Pause, in seconds, below which two requests belong to one burst."""
 
@@ -74,11 +77,12 @@ def is_calm_caller(source: Source, measure: Measure, begin: float) -> bool:
     if measure is Measure.UNANSWERED:
         return is_calm((source.times[Measure.UNANSWERED] or [])[-CALM_SAMPLES:])
     times = (source.times[Measure.ATTEMPTS] or [])[-PACE_SAMPLES:]
-    if len(times) < 2 or len(times) - CALLS_AT_ONCE > (times[-1] - times[0]) * CALM_PACE:
-        return False
     names = [*(name for name, at in source.accounts.items() if at >= begin), *source.guessed]
-    # A carrier pings with a name of its own between the calls.
-    return sum(not _CALLER.fullmatch(name) for name in names) < 2
+    strange = sum(not _CALLER.fullmatch(name) for name in names)
+    at_once = PINGS_AT_ONCE if names and strange == len(names) else CALLS_AT_ONCE
+    if len(times) < 2 or len(times) - at_once > (times[-1] - times[0]) * CALM_PACE:
+        return False
+    return strange < 2  # a carrier pings with a name of its own between the calls
 
 
 def is_calm(times: list[float]) -> bool:

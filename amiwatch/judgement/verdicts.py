@@ -186,6 +186,8 @@ class Verdicts:
             return None
         if Unless.CARRIER in rule.unless and is_too_early(source, rule.measure):
             return ()
+        if Unless.RETRIES in rule.unless and (source.guessed or source.unnamed or is_crowd_of_phones(source)):
+            return ()
         if Unless.CARRIER in rule.unless and not source.has_password and is_calm_caller(source, rule.measure, begin):
             return self.alarms.tell("unknown_carrier", key, event, now, lambda: quiet_reason(source, rule, now))
         if Unless.PHONE in rule.unless and is_steady_phone(source, rule.measure):

@@ -11,7 +11,19 @@ import pytest
 from amiwatch.judgement.alarms import ALERT_PAUSE, ALERTS_A_MINUTE
 from amiwatch.judgement.judge import UNFOLLOWED
 from amiwatch.judgement.networks import source_key
-from amiwatch.judgement.rules import CLOSED, DAY, HOUR, MINUTE, OFFICE, POLICIES, TRIPWIRES, Measure, Policy, Rule
+from amiwatch.judgement.rules import (
+    CLOSED,
+    DAY,
+    HOUR,
+    MINUTE,
+    OFFICE,
+    POLICIES,
+    TRIPWIRES,
+    Measure,
+    Policy,
+    Rule,
+    Unless,
+)
 from amiwatch.judgement.sources import HISTORY, REPEATS
 from amiwatch.judgement.trouble import BURST_SAMPLES
 from amiwatch.judgement.verdicts import FOUND_AFTER
@@ -58,7 +70,10 @@ class Probe(NamedTuple):
         made = story.judge.counters.attempts
         case, account = {
             Measure.ACCOUNTS: (Case.UNKNOWN_ACCOUNT_ANSWERED, f"name{made}"),
-            Measure.ATTEMPTS: (Case.UNKNOWN_ACCOUNT_ANSWERED, f"name{made}"),
+            Measure.ATTEMPTS: (
+                Case.UNKNOWN_ACCOUNT_ANSWERED,
+                "name" if Unless.RETRIES in self.rule.unless else f"name{made}",
+            ),
             Measure.GUESSES: (Case.WRONG_PASSWORD, f"10{made % 5}"),
             Measure.ONE_ACCOUNT: (Case.WRONG_PASSWORD, "1001"),
             Measure.AMI: (Case.AMI_WRONG_SECRET, "1001"),
@@ -141,6 +156,39 @@ def test_a_closed_system_bans_the_first_unknown_account_that_is_proven_and_the_s
     assert bans(story.attempt(Case.UNKNOWN_ACCOUNT, source=OTHER, transport="TLS"))
     assert not bans(story.attempt(Case.UNKNOWN_ACCOUNT, account="100"))
     assert bans(story.attempt(Case.UNKNOWN_ACCOUNT, account="101"))
+
+
+# The same unknown account in haste.
+
+
+@pytest.mark.parametrize(("case", "every"), [(Case.UNKNOWN_ACCOUNT_ANSWERED, 1.6), (Case.UNKNOWN_ACCOUNT, 0.3)])
+def test_who_tries_one_unknown_account_faster_than_phones_do_is_banned_at_the_fifth_attempt(
+    case: Case, every: float
+) -> None:
+    story = Story()
+    story.tries(case, ["1120"] * 20, every=every)
+    assert [ban.rule for ban in story.bans] == ["unknown_rush"]
+    assert story.judge.counters.attempts == 5
+
+
+def test_three_deleted_phones_that_each_try_twice_at_once_are_phones() -> None:
+    story = Story()
+    story.tries(Case.UNKNOWN_ACCOUNT_ANSWERED, ["1001", "1002", "1003"] * 2, every=0.2, source=PHONE)
+    assert not story.bans
+
+
+def test_a_person_who_mistypes_the_password_in_haste_is_no_scanner() -> None:
+    story = Story()
+    story.tries(Case.WRONG_PASSWORD, ["1001"] * 6, every=1.5, source=PHONE, transport="TLS")
+    assert not story.bans
+
+
+def test_a_carrier_may_bring_five_calls_at_once_but_nobody_pings_like_that() -> None:
+    numbers = [f"+4420794600{number:02}" for number in range(5)]
+    for accounts, is_banned in ((numbers, False), ([*numbers[:4], "ping"], False), (["ping"] * 5, True)):
+        story = Story()
+        story.tries(Case.UNKNOWN_ACCOUNT, accounts, every=0.05, source=OTHER)
+        assert bool(story.bans) is is_banned, accounts
 
 
 # Carriers: many customers behind one address.
