@@ -9,19 +9,19 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
-PARTS = ("judgement", "firewall", "nftables", "store", "daemon", "cli")
+PARTS = ("judgement", "firewall", "drop", "store", "daemon", "cli")
+
+SKIPPED = 69
+"""Exit code of a part that this machine lets nobody measure; it says why."""
 
 
 def main() -> int:
     print(f"Python {platform.python_version()}, Linux {platform.release()}, {platform.machine()}")
     failed = []
     for part in PARTS:
-        if not (Path(__file__).parent / f"{part}.py").exists():
-            continue
         print(f"\n== python -m bench.{part}", flush=True)
-        if subprocess.run([sys.executable, "-m", f"bench.{part}"], check=False).returncode:
+        if subprocess.run([sys.executable, "-m", f"bench.{part}"], check=False).returncode not in {0, SKIPPED}:
             failed.append(part)
     if failed:
         print(f"\nfailed: {', '.join(failed)}")
