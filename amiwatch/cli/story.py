@@ -36,8 +36,10 @@ class Story:
     network: IPNetwork
     now: float
     bans: Sequence[BanRecord]
+    since: float
+    """From when on the attempts themselves are told: a week ago, or later where they are too many."""
     attempts: Sequence[PastAttempt]
-    """Those of the last week, the oldest first."""
+    """Those since then, the oldest first."""
     tried: Sequence[TriedRecord]
     """All that is kept, summed up by account and outcome."""
     sources: Sequence[OffenderRecord]
@@ -160,7 +162,7 @@ def _kernel(drops: Drops) -> Iterator[str]:
 
 
 def _came(story: Story) -> Iterator[str]:
-    begin = story.now - WEEK
+    begin = story.since
     before = sum(one.attempts for one in story.tried) - len(story.attempts)
     if before > 0:
         first = min(one.first_at for one in story.tried)
@@ -271,7 +273,11 @@ def _trust(story: Story) -> list[str]:
         f"{'trusted until' if one.until > story.now else 'its trust ran out'} {local(one.until)}"
         for one in story.trust
     ]
-    return lines or (["none: nobody ever logged in from there with a password"] if story.attempts else [])
+    if lines or not story.attempts:
+        return lines
+    if any(one.outcome == "success" and one.service == "PJSIP" for one in story.attempts):
+        return ["none: its logins earned none, for wrong passwords came before them, or it ran out"]
+    return ["none: nobody ever logged in from there with a password"]
 
 
 # What else could have been, and what to do.
@@ -283,8 +289,8 @@ def _otherwise(story: Story) -> Iterator[str]:
         yield f"{name}: {_fate(one, is_wide=story.is_wide)}"
     if story.otherwise:
         yield (
-            "(its last 7 days, judged again alone: what others did at the same time, and what the kernel "
-            "dropped, is left out)"
+            f"(what came since {local(story.since)}, judged again alone: what others did at the same time, and what "
+            "the kernel dropped, is left out)"
         )
 
 

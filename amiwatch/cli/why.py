@@ -76,7 +76,8 @@ def gather(call: Call, target: str) -> Story:
     with Reader(settings.database) as reader:
         bans = reader.history(wanted)
         safe = asyncio.run(never_banned(settings, reader.allowlist(now)))
-        attempts = list(deque(past_attempts(reader, since=now - WEEK, until=now, within=wanted), maxlen=MAX_ATTEMPTS))
+        since = reader.newest_rows_begin(MAX_ATTEMPTS, since=now - WEEK, within=wanted)
+        attempts = list(deque(past_attempts(reader, since=since, until=now, within=wanted), maxlen=MAX_ATTEMPTS))
         tried = reader.accounts_tried(wanted, limit=KEPT)
         trust = [one for one in reader.stored_trust(now - WEEK) if _touches(one.network, counted_network(wanted))]
         begin, end = (attempts[0].at, attempts[-1].at) if attempts else (now, now)
@@ -86,6 +87,7 @@ def gather(call: Call, target: str) -> Story:
             network=wanted,
             now=now,
             bans=bans,
+            since=attempts[0].at if len(attempts) == MAX_ATTEMPTS else since,
             attempts=attempts,
             tried=tried,
             sources=reader.sources_within(wanted, limit=KEPT) if counted_network(wanted) == wanted else [],

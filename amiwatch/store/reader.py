@@ -213,6 +213,15 @@ class Reader:
         sql = f"SELECT {_columns(AttemptRecord)} FROM attempts {where} ORDER BY bucket, first_at"  # noqa: S608
         return self._rows(AttemptRecord, sql, where.parameters)
 
+    def newest_rows_begin(self, rows: int, *, since: float, within: IPNetwork) -> float:
+        """Return from when on so many rows of attempts lie within a network, to ten minutes; ``since`` if fewer do."""
+        where = _Where()
+        where.add("bucket >= :since", since=since // ATTEMPT_BUCKET * ATTEMPT_BUCKET)
+        where.add_within(counted_network(within))
+        sql = f"SELECT bucket FROM attempts {where} ORDER BY bucket DESC LIMIT 1 OFFSET :rows"  # noqa: S608
+        found = next(self._fetch(sql, {**where.parameters, "rows": rows}), None)
+        return since if found is None else max(since, float(found[0]))
+
     def oldest_attempt(self) -> float | None:
         """Return how far the attempts go back, to ten minutes; None without any."""
         oldest = next(self._fetch("SELECT min(bucket) FROM attempts", ()))[0]

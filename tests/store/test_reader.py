@@ -5,12 +5,13 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
 from amiwatch.errors import StoreError
+from amiwatch.judgement.values import Alert
 from amiwatch.store import schema
 from amiwatch.store.reader import Reader
 from amiwatch.store.requests import ask
@@ -161,3 +162,45 @@ async def test_an_unmerged_log_that_cannot_be_recovered_says_so(public: Path) ->
 async def test_a_database_that_may_not_be_read_says_so(public: Path) -> None:
     await (await Store.open(public)).close()
     assert "rights" in read_as_nobody(public)
+
+
+async def test_the_begin_of_the_newest_rows_is_found(store: Store, path: Path) -> None:
+    store.put_attempts([attempt(at=NOON + n * 600) for n in range(10)])
+    store.put_attempts([attempt("198.51.100.1", at=NOON + n * 600) for n in range(10)])
+    await store.flush()
+    one, begin = ip_network("203.0.113.7/32"), NOON // 600 * 600
+    with Reader(path) as reader:
+        assert reader.newest_rows_begin(3, since=NOON, within=one) == begin + 6 * 600
+        assert reader.newest_rows_begin(10, since=NOON, within=one) == NOON
+        assert reader.newest_rows_begin(3, since=NOON, within=ip_network("192.0.2.1/32")) == NOON
+
+
+async def test_the_sources_of_an_account_are_listed_by_outcome(store: Store, path: Path) -> None:
+    store.put_attempts([attempt(count=2), attempt("198.51.100.1", at=NOON + 5), attempt("198.51.100.2", account="101")])
+    await store.flush()
+    with Reader(path) as reader:
+        found = reader.sources_of("100", limit=10)
+        assert [(one.address, one.attempts) for one in found] == [("198.51.100.1", 1), ("203.0.113.7", 2)]
+        inside = reader.sources_within(ip_network("198.51.100.0/24"), limit=10)
+        assert {(one.address, one.attempts, one.accounts) for one in inside} == {
+            ("198.51.100.1", 1, 1),
+            ("198.51.100.2", 1, 1),
+        }
+
+
+async def test_alerts_about_accounts_and_about_everybody_are_told_from_those_about_addresses(
+    store: Store, path: Path
+) -> None:
+    for kind, address, account, at in (
+        ("account_attacked", None, "100", NOON),
+        ("account_attacked", None, "200", NOON),
+        ("mass_failure", None, "", NOON + 60),
+        ("mass_failure", None, "", NOON + 9000),
+        ("broken_phone", ip_address("203.0.113.7"), "100", NOON),
+    ):
+        store.put_alert(Alert(at, kind, address, account, "because"), pbx="office")
+    await store.flush()
+    with Reader(path) as reader:
+        found = reader.alerts_about(["100"], since=NOON - 10, until=NOON + 600)
+        assert [(one.kind, one.account) for one in found] == [("mass_failure", ""), ("account_attacked", "100")]
+        assert {one.kind for one in reader.account_alerts("100", limit=9)} == {"account_attacked", "broken_phone"}
