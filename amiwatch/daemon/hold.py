@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,15 @@ NOTE_LIMIT = 4096
 """Bytes read of a note: one of ours has some hundred."""
 
 
+@dataclass(frozen=True, slots=True)
+class _OnTrial:
+    """A trial and its ends on the daemon's clock, which nobody sets."""
+
+    trial: Trial
+    deadline: float
+    until: float | None
+
+
 class Hold:
     """Holds enforcement for as long as a panic lasts, and knows which bans wait to be confirmed."""
 
@@ -43,7 +52,7 @@ class Hold:
         self._enforcer = enforcer
         self.panic: Panic | None = None
         """What lasts now; its times are UTC."""
-        self.trials: dict[IPNetwork, Trial] = {}
+        self._trials: dict[IPNetwork, _OnTrial] = {}
         self.forced: set[IPNetwork] = set()
         """Bans by hand that the allowlist does not lift, for whoever made them meant it."""
         self._ends: float | None = None
@@ -73,13 +82,22 @@ class Hold:
 
     def try_out(self, trial: Trial) -> None:
         """Remember a ban that must be confirmed."""
-        self.trials[trial.network] = trial
+        self._trials[trial.network] = self._translated(trial)
         if self._daemon.store is not None:
             self._daemon.store.put_trial(trial)
 
+    def confirm(self, network: IPNetwork | None) -> list[tuple[Trial, int | None]]:
+        """Take a trial, or all, that are still in time: what was tried, and the seconds that it has left then."""
+        now = self._daemon.now()
+        found = [each for each in self._trials.values() if each.deadline > now]
+        found = [each for each in found if network in (None, each.trial.network)]
+        for each in found:
+            self.settle(each.trial.network)
+        return [(each.trial, None if each.until is None else max(1, round(each.until - now))) for each in found]
+
     def settle(self, network: IPNetwork) -> None:
         """Forget that a ban must be confirmed: it was, it was lifted, or its time is over."""
-        if self.trials.pop(network, None) is not None and self._daemon.store is not None:
+        if self._trials.pop(network, None) is not None and self._daemon.store is not None:
             self._daemon.store.put_trial_end(network)
 
     async def look(self) -> None:
@@ -91,8 +109,7 @@ class Hold:
             await self.end()
         elif self.panic is not None and now >= self._remind_at:
             self._say(self.panic)
-        utc = self._daemon.now.utc(now)
-        for trial in [trial for trial in self.trials.values() if trial.deadline <= utc]:
+        for trial in [each.trial for each in self._trials.values() if each.deadline <= now]:
             log.warning("ban undone, nobody confirmed it network=%s by=%r", trial.network, trial.asked_by)
             self.settle(trial.network)
 
@@ -103,14 +120,14 @@ class Hold:
         if self.panic is None and (panic := await store.panic()) is not None:
             self._keep(panic)
         for trial in await store.trials():
-            self.trials.setdefault(trial.network, trial)
+            self._trials.setdefault(trial.network, self._translated(trial))
 
     def tell(self, store: Store) -> None:
         """Tell a database that may not know it."""
         if self.panic is not None:
             store.put_panic(self.panic)
-        for trial in self.trials.values():
-            store.put_trial(trial)
+        for each in self._trials.values():
+            store.put_trial(each.trial)
 
     def words(self) -> str:
         """Say in a few words what is held; empty if nothing is."""
@@ -121,10 +138,19 @@ class Hold:
         return f"PANIC: nothing is dropped for {duration(max(0.0, self._ends - self._daemon.now()))}"
 
     def _keep(self, panic: Panic) -> None:
-        now = self._daemon.now()
-        self.panic, self._ends = panic, end_of(panic.at, panic.until, now, self._daemon.now.utc(now) - now)
+        self.panic, self._ends = panic, self._here(panic.at, panic.until)
         self._enforcer.is_held = True
         self._say(panic)
+
+    def _translated(self, trial: Trial) -> _OnTrial:
+        deadline = self._here(trial.at, trial.deadline)
+        assert deadline is not None, "only an end may be None"
+        return _OnTrial(trial, deadline, self._here(trial.at, trial.until))
+
+    def _here(self, at: float, until: float | None) -> float | None:
+        """Translate an end in UTC to the daemon's clock; None is for ever."""
+        now = self._daemon.now()
+        return end_of(at, until, now, self._daemon.now.utc(now) - now)
 
     def _say(self, panic: Panic) -> None:
         self._remind_at = self._daemon.now() + REMIND_TIME

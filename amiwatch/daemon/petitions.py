@@ -198,16 +198,12 @@ class Clerk:
 
     async def _confirm(self, request: Request) -> Answer:
         wanted = target_network(request.target) if request.target else None
-        now = self._daemon.now.utc(self._daemon.now())
-        trials = [trial for trial in self._daemon.hold.trials.values() if trial.deadline > now]
-        trials = [trial for trial in trials if wanted in (None, trial.network)]
+        trials = self._daemon.hold.confirm(wanted)
         if not trials:
             which = "no ban" if wanted is None else f"no ban of {wanted}"
             return Answer(f"{which} waits to be confirmed: it was already, or its time is over", is_done=False)
         answers = []
-        for trial in trials:
-            left = None if trial.until is None else max(1, round(trial.until - now))
-            self._daemon.hold.settle(trial.network)
+        for trial, left in trials:
             asked = replace(request, comment=trial.reason, asked_by=trial.asked_by)
             answers.append(await self._put(trial.network, left, trial.rule, asked))
         return Answer("; ".join(answer.text for answer in answers), all(answer.is_done for answer in answers))

@@ -236,7 +236,8 @@ async def test_a_trial_of_who_is_banned_anyhow_shortens_nothing(site: Site) -> N
     await site.ask("ban", "203.0.113.1", seconds=600)
     await site.ask("ban", "203.0.113.1", seconds=2 * HOUR, confirm=2)
     assert (await site.kernel())["203.0.113.1/32"] in range(590, 601)
-    await site.until(lambda: not site.it.daemon.hold.trials)
+    await asyncio.sleep(2)  # the very time that is given to confirm
+    assert not (await site.ask("confirm")).is_done
     assert (await site.kernel())["203.0.113.1/32"] in range(580, 601)
 
 
@@ -253,6 +254,25 @@ async def test_a_time_to_confirm_that_makes_no_sense_is_refused(site: Site, conf
     assert not outcome.is_done
     assert "is no time to confirm in" in outcome.text
     assert await site.kernel() == {}
+
+
+@pytest.mark.parametrize("step", [-86400.0, 86400.0])
+async def test_a_clock_that_is_set_changes_no_time_of_panic_or_trial(
+    site: Site, step: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await site.ask("ban", "203.0.113.1", seconds=2 * HOUR, confirm=60)
+    await site.ask("ban", "203.0.113.2", seconds=600)
+    await site.ask("panic", seconds=HOUR)
+    machine = time.time
+    monkeypatch.setattr(time, "time", lambda: machine() + step)
+    await site.it.daemon.hold.look()
+    assert site.it.daemon.hold.words().endswith(("for 1 h", "for 59 min 59 s", "for 59 min 58 s"))
+    await site.ask("resume")
+    found = await site.kernel()
+    assert found["203.0.113.1/32"] in range(50, 61)
+    assert found["203.0.113.2/32"] in range(590, 601)
+    assert (await site.ask("confirm")).is_done
+    assert (await site.kernel())["203.0.113.1/32"] in range(2 * HOUR - 15, 2 * HOUR + 1)
 
 
 # Force.
