@@ -9,9 +9,9 @@ over a restart.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from heapq import nlargest
+from itertools import islice
 from time import perf_counter
 
 from amiwatch.errors import FirewallError
@@ -27,9 +27,6 @@ COUNT_SHARE = 100
 
 COUNT_ROWS = 2_000
 """Counters told to the store after one look, those first that grew most; the others have their turn at the next."""
-
-MANY = 5_000
-"""Entries that are gone through in the event loop: some 2 ms."""
 
 CROWDED = 10_000
 """Rows that wait for the disk from which on counters are not told: they may be told later."""
@@ -57,36 +54,29 @@ class Counting:
         """Tell the store what changed; ``at`` is the time in UTC. Where the kernel or the disk is busy, later."""
         if self._firewall.name == "none" or not store.is_working or store.waiting > CROWDED:
             return
-        begin = perf_counter()
+        begin, counted = perf_counter(), list[Entry]()
         try:
-            changed = await self._changed()
+            await self._firewall.walk(lambda piece: counted.extend(entry for entry in piece if entry.packets))
         except FirewallError:
             return  # said by the enforcer, which looks more often
-        # In a thread where there are many, so that the event loop never waits for it.
-        news = self._newest(changed) if len(changed) < MANY else await asyncio.to_thread(self._newest, changed)
-        self._told.update((entry.network, entry.packets) for entry in news)
-        for entry in news:
-            store.put_counters(entry.network, packets=entry.packets, octets=entry.octets, at=at)
+        for network, packets, octets in self._news(counted):
+            store.put_counters(network, packets=packets, octets=octets, at=at)
         self.pause = max(COUNT_TIME, COUNT_SHARE * (perf_counter() - begin))
 
-    async def _changed(self) -> list[Entry]:
-        """Return the entries with other counters than the store was told; forget those that are gone."""
-        changed: list[Entry] = []
-        seen: set[IPNetwork] = set()
+    def _news(self, counted: Sequence[Entry]) -> list[tuple[IPNetwork, int, int]]:
+        """Return the counters that the store is to be told of, and remember that it was."""
+        gone = self._told.keys() - {entry.network for entry in counted}
+        # Removed, or at 0 after a flush: it will begin anew.
+        news = [(network, 0, 0) for network in islice(gone, COUNT_ROWS)]
+        changed = [entry for entry in counted if entry.packets != self._told.get(entry.network)]
+        most = nlargest(COUNT_ROWS - len(news), changed, key=self._growth)
+        news += [(entry.network, entry.packets, entry.octets) for entry in most]
+        for network, packets, _ in news:
+            if packets:
+                self._told[network] = packets
+            else:
+                del self._told[network]
+        return news
 
-        def compare(entries: Sequence[Entry]) -> None:
-            for entry in entries:
-                before = self._told.get(entry.network, 0)
-                if before:
-                    seen.add(entry.network)
-                if entry.packets != before:
-                    changed.append(entry)
-
-        await self._firewall.walk(compare)
-        for network in self._told.keys() - seen:
-            del self._told[network]
-        return changed
-
-    def _newest(self, changed: Sequence[Entry]) -> list[Entry]:
-        """Return the counters that the store is to be told of now."""
-        return nlargest(COUNT_ROWS, changed, key=lambda entry: abs(entry.packets - self._told.get(entry.network, 0)))
+    def _growth(self, entry: Entry) -> int:
+        return abs(entry.packets - self._told.get(entry.network, 0))
