@@ -183,7 +183,7 @@ class Settings(BaseSettings):
     policy: Annotated[str, texts.one_of(POLICIES)] = Field(
         default=POLICY.name,
         description="`office` for most; `closed` where every phone is known: one unknown account bans; `carrier` where "
-        "many customers share an address: counts guesses by account.",
+        "many customers share an address: counts attempts by account.",
     )
     rules: dict[Annotated[str, BeforeValidator(_rule_name)], RuleSettings] = Field(
         default={}, description="Rows of the policy that are changed."

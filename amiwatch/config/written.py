@@ -19,7 +19,7 @@ COUNTED = {
     Measure.UNANSWERED: "challenges that nobody answered",
     Measure.AMI: "failed logins to the manager",
     Measure.TRIPWIRE: "attempts on tripwire accounts",
-    Measure.ONE_ACCOUNT: "passwords on one account that exists",
+    Measure.ONE_ACCOUNT: "failed attempts on one account",
 }
 """What a rule counts, in words."""
 

@@ -365,11 +365,11 @@ class Judge:
         if source.total > 1:
             self.sources.touch(key, source)
         changed = [_MEASURES[dialogue_is]] if dialogue_is in _MEASURES else []
-        if dialogue_is == "guess" and self._counts_each:
-            changed.append(Measure.ONE_ACCOUNT)
         if account is not None:
             changed.append(Measure.ACCOUNTS)
         tried = event.account if account is None else account
+        if self._counts_each and dialogue_is != "ami" and tried != UNKNOWN:
+            changed.append(Measure.ONE_ACCOUNT)
         if self._tripwires and dialogue_is != "ami" and tried.casefold() in self._tripwires:
             changed.append(Measure.TRIPWIRE)
         if account is None or account in source.accounts:

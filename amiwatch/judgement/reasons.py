@@ -20,7 +20,7 @@ _NOUNS = {
     Measure.UNANSWERED: ("unanswered challenge", "unanswered challenges"),
     Measure.AMI: ("failed manager login", "failed manager logins"),
     Measure.TRIPWIRE: ("attempt on a tripwire account", "attempts on tripwire accounts"),
-    Measure.ONE_ACCOUNT: ("password guess on one account", "password guesses on one account"),
+    Measure.ONE_ACCOUNT: ("attempt on one account", "attempts on one account"),
 }
 
 

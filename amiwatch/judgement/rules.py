@@ -36,7 +36,7 @@ class Measure(IntEnum):
     TRIPWIRE = auto()
     """Attempts on an account of the tripwire list; the manager's users are none (FreePBX has an ``admin``)."""
     ONE_ACCOUNT = auto()
-    """Passwords tried on one and the same account that exists and for which the source has no trust."""
+    """Failed attempts on one and the same account, whether it exists or not."""
 
 
 class Unless(StrEnum):
@@ -87,8 +87,8 @@ OFFICE: tuple[Rule, ...] = (
     _rule("attempts_week", _M.ATTEMPTS, (18, 20), 7 * DAY, _U.CARRIER, _U.PHONE, _U.CROWD),
     _rule("guess", _M.GUESSES, (8, 10), 10 * MINUTE, _U.PHONE, _U.CROWD),
     _rule("guess_day", _M.GUESSES, (16, 18), DAY, _U.PHONE, _U.CROWD),
-    _rule("one_account", _M.ONE_ACCOUNT, _OFF, 10 * MINUTE, _U.PHONE, _U.CROWD),
-    _rule("one_account_day", _M.ONE_ACCOUNT, _OFF, DAY, _U.PHONE, _U.CROWD),
+    _rule("one_account", _M.ONE_ACCOUNT, _OFF, 10 * MINUTE, _U.CARRIER, _U.PHONE, _U.CROWD),
+    _rule("one_account_day", _M.ONE_ACCOUNT, _OFF, DAY, _U.CARRIER, _U.PHONE, _U.CROWD),
     _rule("unanswered", _M.UNANSWERED, (8, 10), 10 * MINUTE, _U.CARRIER, _U.CROWD),
     _rule("unanswered_day", _M.UNANSWERED, (24, 30), DAY, _U.CARRIER, _U.CROWD),
     _rule("ami", _M.AMI, (3, 3), 10 * MINUTE),
@@ -131,14 +131,14 @@ CARRIER: tuple[Rule, ...] = (
     _rule("attempts_week", _M.ATTEMPTS, _OFF, 7 * DAY, _U.CARRIER, _U.PHONE, _U.CROWD),
     _rule("guess", _M.GUESSES, (60, 80), 10 * MINUTE, _U.PHONE, _U.CROWD),
     _rule("guess_day", _M.GUESSES, _OFF, DAY, _U.PHONE, _U.CROWD),
-    _rule("one_account", _M.ONE_ACCOUNT, (8, 10), 10 * MINUTE, _U.PHONE, _U.CROWD),
-    _rule("one_account_day", _M.ONE_ACCOUNT, (16, 20), DAY, _U.PHONE, _U.CROWD),
+    _rule("one_account", _M.ONE_ACCOUNT, (8, 10), 10 * MINUTE, _U.CARRIER, _U.PHONE, _U.CROWD),
+    _rule("one_account_day", _M.ONE_ACCOUNT, (16, 20), DAY, _U.CARRIER, _U.PHONE, _U.CROWD),
     _rule("unanswered", _M.UNANSWERED, (40, 60), 10 * MINUTE, _U.CARRIER, _U.CROWD),
     _rule("unanswered_day", _M.UNANSWERED, _OFF, DAY, _U.CARRIER, _U.CROWD),
     _rule("ami", _M.AMI, (3, 3), 10 * MINUTE),
     _rule("ami_day", _M.AMI, (6, 6), DAY),
 )
-"""For carriers and hosters, many of whose customers share an address: guesses count by account, and an address has to
+"""For carriers and hosters, many of whose customers share an address: attempts count by account, and an address has to
 be far worse than an office before it is banned."""
 
 POLICIES: dict[str, tuple[Rule, ...]] = {"office": OFFICE, "closed": CLOSED, "carrier": CARRIER}

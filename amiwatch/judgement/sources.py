@@ -169,7 +169,7 @@ class Windows:
         self.accounts: dict[str, float] = {}
         """Accounts that don't exist → when tried last, in that order."""
         self.each: dict[str, list[float]] | None = None
-        """Accounts that exist → when passwords were tried on each, the last one last; kept where a rule asks."""
+        """Accounts → when each was tried, the last one last; kept where a rule asks."""
 
     def count(self, measure: Measure, at: float) -> None:
         """Note one more of this measure."""
@@ -188,7 +188,7 @@ class Windows:
             del self.accounts[next(iter(self.accounts))]
 
     def count_each(self, account: str, at: float) -> None:
-        """Note that a password was tried on this account, which exists."""
+        """Note that this account was tried."""
         each = self.each = self.each or {}
         times = each[account] = each.pop(account, [])
         times.append(at)

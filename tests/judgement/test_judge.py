@@ -223,7 +223,7 @@ def test_a_guesser_among_the_customers_of_a_carrier_is_found_by_his_account() ->
         story.wait(0.8 * (number % 3))
     (ban,) = story.bans
     assert ban.rule == "one_account"
-    assert "10 password guesses on one account" in ban.reason
+    assert "10 attempts on one account" in ban.reason
 
 
 def test_a_customer_with_an_old_password_is_a_phone_whatever_others_do_behind_his_address() -> None:
@@ -235,6 +235,14 @@ def test_a_customer_with_an_old_password_is_a_phone_whatever_others_do_behind_hi
         story.attempt(Case.WRONG_PASSWORD, account=f"customer{number % 30}", source=CUSTOMERS)
     assert not story.bans
     assert story.kinds() == ["broken_phone"]
+
+
+def test_a_carrier_is_told_of_deleted_accounts_too_and_bans_who_guesses_at_one() -> None:
+    story = Story(rules=POLICIES["carrier"])
+    story.tries(Case.UNKNOWN_ACCOUNT_ANSWERED, ["gone"] * 30, every=60, source=CUSTOMERS)
+    assert (story.bans, story.kinds()) == ([], ["broken_phone"])
+    story.tries(Case.UNKNOWN_ACCOUNT_ANSWERED, ["gone"] * 10, every=4)
+    assert [ban.rule for ban in story.bans] == ["one_account"]
 
 
 # One attempt is counted once.
