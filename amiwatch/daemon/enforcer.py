@@ -297,6 +297,8 @@ class Enforcer:
         """Reconcile, and put the rule right: somebody has changed something."""
         async with self._closing:
             await self._reconcile()
+            if self.has_trouble:  # a set of our name may be somebody else's
+                return
             try:
                 await self._check_rule()
             except FirewallError as error:
@@ -345,7 +347,8 @@ class Enforcer:
             states = await self.firewall.states()
             self.look_took = perf_counter() - began
             if len(states) < 2:
-                log.error("set missing, made anew found=%s", ",".join(state.name for state in states) or "none")
+                level = logging.DEBUG if self.has_trouble else logging.ERROR
+                log.log(level, "set missing, made anew found=%s", ",".join(state.name for state in states) or "none")
                 await self.firewall.open()
                 await self._restore()
             elif self._is_suspicious(sum(state.count for state in states)):
