@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -372,7 +372,7 @@ async def _rule(settings: Settings, kind: str, states: list[SetState]) -> list[F
     except FirewallError as error:
         to_do = "mend that, then 'amiwatch firewall install' as root"
         return [Finding("rule", Mark.BAD, str(error), to_do, error.exit_code)]
-    return [_placed(settings, one) for one in state.families]
+    return [*(_placed(settings, one) for one in state.families), *_limits(settings, state.families)]
 
 
 def _all_used(states: list[SetState]) -> list[Finding]:
@@ -404,6 +404,25 @@ def _placed(settings: Settings, one: FamilyRule) -> Finding:
         return Finding("rule", Mark.DOUBT, text, to_do)
     text = f"IPv{one.family}: first in {one.place}, {counted(one.packets, 'packet')} dropped"
     return Finding("rule", Mark.GOOD, text)
+
+
+def _limits(settings: Settings, families: Sequence[FamilyRule]) -> Iterator[Finding]:
+    from amiwatch.cli.firewall import NO_SIGNATURES, wanted
+
+    protection = wanted(settings)
+    if protection.tiers:
+        packets = sum(limit.packets for one in families for limit in one.limits)
+        text = f"rate tiers {settings.tiers} are on, {counted(packets, 'packet')} dropped by limits"
+        if settings.allowlist.networks or settings.allowlist.names:
+            yield Finding("limits", Mark.GOOD, text)
+        else:
+            yield Finding(
+                "limits", Mark.DOUBT, f"{text}; the allowlist is empty", "allow your carriers: they never log in"
+            )
+    if protection.signatures and not all(one.reads_names for one in families):
+        yield Finding(
+            "limits", Mark.DOUBT, NO_SIGNATURES, "AMIWATCH_FIREWALL=ipset, or leave AMIWATCH_SIGNATURES empty"
+        )
 
 
 def _missing_rule(settings: Settings, one: FamilyRule) -> Finding:

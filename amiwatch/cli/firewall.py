@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from amiwatch.cli.asking import living
+from amiwatch.cli.asking import carry_out, living
 from amiwatch.cli.changes import Yes, confirm
+from amiwatch.cli.panic import lasting
 from amiwatch.cli.proof import prove
 from amiwatch.cli.text import complain, counted, local, strong, visible
 from amiwatch.errors import Refusal, StoreError
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from amiwatch.config import Settings
     from amiwatch.firewall.ipset import IpsetFirewall
     from amiwatch.firewall.nftables import NftablesFirewall
+
+NO_SIGNATURES = "AMIWATCH_SIGNATURES has no effect: nftables can't search packets for names, iptables (ipset) can"
 
 DRY_RUN = "The setting AMIWATCH_FIREWALL is 'none', a dry run: there are no sets and no rule."
 
@@ -54,9 +59,11 @@ async def _install(settings: Settings) -> None:
         if settings.drop_rule == "manual":
             typer.echo("The rule is left to you: the setting AMIWATCH_DROP_RULE is 'manual'.")
             return
-        protection = wanted(settings)
-        await _rule(settings, firewall).install(protection)
+        protection, rule = wanted(settings), _rule(settings, firewall)
+        await rule.install(protection)
         typer.echo(f"Rule: packets of banned addresses are dropped ({_ports(protection.scope)}).")
+        if protection.has_limits and not all(one.exempt for one in (await rule.show()).families):
+            typer.echo("Limits: none yet; 'amiwatch run' places them, for it knows whom they must not concern.")
         await _tidy(settings, firewall)
 
 
@@ -67,6 +74,27 @@ async def _tidy(settings: Settings, firewall: Firewall) -> None:
         if states and not sum(state.count for state in states):
             await take_away(kind, settings.set_name)
             typer.echo(f"What {kind} had left is removed.")
+
+
+class OnOff(StrEnum):
+    """A position of a switch."""
+
+    ON = "on"
+    OFF = "off"
+
+
+@app.command()
+def tiers(
+    context: typer.Context,
+    position: Annotated[OnOff, typer.Argument(metavar="on|off", help="From now on, and after every start.")],
+) -> None:
+    """
+    Limit the new connections of sources without trust, in the kernel.
+
+    How many in what time says the setting AMIWATCH_TIERS. Nobody on the allowlist and nobody who logged in is limited,
+    and no connection that Asterisk has answered. A carrier never logs in: allow it first.
+    """
+    carry_out(context.obj.settings(), "tiers", position.value)
 
 
 @app.command()
@@ -175,9 +203,11 @@ def _rule_lines(one: FamilyRule, settings: Settings, protection: Protection) -> 
         where = f"{drop.protocol} {drop.ports}" if drop.protocol else "everything"
         yield f"{'':<16}   {where:<40} {counted(drop.packets, 'packet')}"
     yield from _behind_lines(one)
+    yield from _limit_lines(one, protection)
     if not one.covers(protection):
+        more = ", with limits" if protection.has_limits else ""
         yield (
-            f"{'':<16}   not what AMIWATCH_PORTS and the ports learned say ({_ports(protection.scope)}): "
+            f"{'':<16}   not what AMIWATCH_PORTS and the ports learned say ({_ports(protection.scope)}{more}): "
             "amiwatch firewall install"
         )
 
@@ -188,11 +218,28 @@ def _behind_lines(one: FamilyRule) -> Iterator[str]:
         yield f"{'':<16}   behind address translation: {hook.place}, {where}"
 
 
+def _limit_lines(one: FamilyRule, protection: Protection) -> Iterator[str]:
+    if one.limits:
+        yield f"{'':<16}   limits of sources without trust; {counted(one.exempt, 'network')} exempt"
+    for limit in one.limits:
+        what = (
+            f"{limit.name}, {counted(limit.sources, 'source')} counted" if limit.kind == "tier" else f"{limit.name!r}"
+        )
+        yield f"{'':<16}   {limit.kind + ' ' + what:<40} {counted(limit.packets, 'packet')}"
+    if protection.signatures and not one.reads_names:
+        yield f"{'':<16}   {NO_SIGNATURES}"
+
+
 def wanted(settings: Settings) -> Protection:
     """Say what the rule is to drop."""
-    from amiwatch.daemon.guard import protection
+    from amiwatch.daemon.guard import TIERS, protection
 
-    return protection(settings, learned_ports(settings.database))
+    has_tiers = is_panic = False
+    with suppress(StoreError), Reader(settings.database) as reader:
+        has_tiers = reader.switches().get(TIERS, False)
+        is_panic = lasting(settings.database, time.time(), reader) is not None
+    found = protection(settings, learned_ports(settings.database), has_tiers=has_tiers)
+    return found.bare() if is_panic else found
 
 
 def learned_ports(database: Path) -> list[LearnedPort]:

@@ -168,6 +168,16 @@ class Settings(BaseSettings):
         default="voip",
         description="Ports that are closed to banned addresses: `voip`, `all`, or a list like 5060,5061,10000-20000.",
     )
+    tiers: Annotated[str, BeforeValidator(texts.tier_list)] = Field(
+        default="3/60s,5/180s,10/300s,20/600s,100/3600s",
+        description="New connections that a source without trust may make to the ports of Asterisk, each number in its "
+        "time; `amiwatch firewall tiers on` switches them on.",
+    )
+    signatures: Annotated[frozenset[str], BeforeValidator(texts.signatures)] = Field(
+        default=frozenset(),
+        description="Names of scanners: a packet of a source without trust that carries one is dropped (not by "
+        "nftables). `suggested`, or a list with commas.",
+    )
     drop_rule: Annotated[DropRule, texts.one_of(get_args(DropRule))] = Field(
         default="managed", description="`managed` checks and places the rule that drops, `manual` leaves it to you."
     )

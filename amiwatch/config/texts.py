@@ -21,11 +21,25 @@ MAX_DURATION = 3650 * 86400
 SUGGESTED = "suggested"
 """Stands for the tripwires that are suggested."""
 
+MAX_TIERS, MAX_CONNECTIONS, MAX_WINDOW = 8, 10_000, 7_200
+"""Tiers, connections of one, and its seconds (``firewall/protection.py`` says why)."""
+
+MAX_SIGNATURES = 32
+"""Names that are looked for: each costs a search in each packet of a stranger."""
+
+SIGNATURES = (
+    "friendly-scanner", "friendly-request", "sipvicious", "sip-scan", "sipscan", "iWar", "sipsak", "sundayddr",
+    "siparmyknife", "sipcli", "VaxSIPUserAgent", "pplsip",
+)  # fmt: skip
+"""Names by which scanners were seen to call themselves. ``smap`` and ``Gulp`` are not among them: honest texts may hold
+so short a word."""
+
 UINT32 = 2**32 - 1
 """The largest ``maxelem`` of a kernel set."""
 
 _UNITS: Final = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}
 _DURATION = re.compile("".join(rf"(?:(?P<{unit}>[0-9]{{1,12}}){unit})?" for unit in _UNITS))
+_SIGNATURE = re.compile(r"[A-Za-z0-9._/:@()+][A-Za-z0-9 ._/:@()+-]{2,62}[A-Za-z0-9._/:@()+-]")
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _DNS_NAME = re.compile(rf"(?=.{{1,253}}\Z)(?:{_LABEL}\.)*(?![0-9]+\Z){_LABEL}")
 _PORT = re.compile(r"([0-9]{1,5})(?:[-:]([0-9]{1,5}))?(?:/(?:udp|tcp))?")
@@ -238,6 +252,39 @@ def _port(word: str) -> str:
     found = _PORT.fullmatch(word)
     if word not in ("voip", "all") and not (found and 0 < int(found[1]) <= int(found[2] or found[1]) <= 65535):
         raise ValueError(f"{word!r} is no port; write 5060, 5060-5069 or 5060/udp, between 1 and 65535")
+    return word
+
+
+def tier_list(value: object) -> str:
+    tiers = sorted(_each(words_of(value), _tier), key=lambda tier: tier[1])
+    if not 0 < len(tiers) <= MAX_TIERS or len({seconds for _, seconds in tiers}) < len(tiers):
+        raise ValueError(f"{value!r} are no tiers; write 1 to {MAX_TIERS}, each with another time: 3/60s,100/1h")
+    return ",".join(f"{connections}/{seconds}s" for connections, seconds in tiers)
+
+
+def _tier(word: str) -> tuple[int, int]:
+    connections, slash, time = word.partition("/")
+    if not slash or not re.fullmatch("[0-9]{1,5}", connections) or not 0 < int(connections) <= MAX_CONNECTIONS:
+        raise ValueError(f"{word!r} is no tier; write 3/60s, with 1 to {MAX_CONNECTIONS} connections")
+    return int(connections), parse_duration(time, most=MAX_WINDOW)
+
+
+def signatures(value: object) -> frozenset[str]:
+    found = words_of(value, separator=",")
+    if SUGGESTED in found:
+        found = [*found, *SIGNATURES]
+    names = frozenset(_each([word for word in found if word != SUGGESTED], _signature))
+    if len(names) > MAX_SIGNATURES:
+        raise ValueError(f"are {len(names)} names; write {MAX_SIGNATURES} at most, for each is searched in each packet")
+    return names
+
+
+def _signature(word: str) -> str:
+    if not _SIGNATURE.fullmatch(word):
+        raise ValueError(
+            f"{word!r} is no name of a scanner; write it as packets have it, with 4 to 64 of letters, digits, space "
+            "and ._-/:@()+"
+        )
     return word
 
 

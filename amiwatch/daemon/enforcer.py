@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 from time import perf_counter
@@ -89,6 +89,7 @@ class Enforcer:
         is_enforcing: bool = True,
         rule: Rule | None = None,
         protection: Protection | None = None,
+        exempt: Callable[[], Collection[IPNetwork]] = tuple,
     ) -> None:
         self.firewall = firewall
         self.is_enforcing = is_enforcing
@@ -102,6 +103,8 @@ class Enforcer:
         self._adopted = adopted
         self._evicted = evicted
         self._rule = rule
+        self._exempt = exempt
+        """Tells whom no limit may concern; nobody at all means that this is not known yet."""
         self.protection = protection or Protection()
         """What the rule is to drop; ``protect`` changes it."""
         self._orders: deque[Order] = deque()
@@ -271,6 +274,8 @@ class Enforcer:
         await self.settle()
         async with self._closing:
             await self._clear()
+            if self.protection.has_limits:
+                await self._check_rule()
 
     async def resume(self) -> None:
         """Put back what has time left, with the time that is left."""
@@ -324,7 +329,23 @@ class Enforcer:
             families = (await self._rule.show()).families
         except FirewallError:
             return False  # the other look says what is wrong
-        return all(one.covers(self.protection) and one.is_first for one in families)
+        return all(one.covers(self.dropped) and one.is_first for one in families)
+
+    @property
+    def dropped(self) -> Protection:
+        """What the rule is to drop now: nothing but what the sets hold, where nothing may be blocked."""
+        return self.protection if self.is_blocking else self.protection.bare()
+
+    async def keep_exempt(self) -> None:
+        """Exempt from limits whom they may not concern now; said when it fails, tried again at the next call."""
+        try:
+            await self._keep_exempt()
+        except FirewallError as error:
+            self._complain(error)
+
+    async def _keep_exempt(self) -> None:
+        if self._rule is not None and self.dropped.has_limits and (networks := self._exempt()):
+            await self._rule.exempt(networks)
 
     async def _is_untouched(self) -> bool:
         if not self.is_blocking:
@@ -471,7 +492,8 @@ class Enforcer:
         self._rule_checked_at = perf_counter()
         if self._rule is not None:
             try:
-                await self._rule.install(self.protection)
+                await self._keep_exempt()
+                await self._rule.install(self.dropped)
             except FirewallPermission as error:
                 # Asking again every few seconds would change nothing.
                 log.info("drop rule not looked at, only whether any rule uses our sets reason=%s", error)

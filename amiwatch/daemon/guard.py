@@ -1,5 +1,5 @@
 """
-What the rule is to drop: the settings, and what was learned of Asterisk's ports.
+What the rule is to drop, and whom its limits never concern: the settings, what was learned, what a person switched on.
 
 Rule 1: a learned port never closes ssh, whatever the events say.
 
@@ -14,10 +14,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from amiwatch.daemon.listening import is_outgoing, ssh_ports
-from amiwatch.firewall.protection import Protection
+from amiwatch.firewall.protection import Protection, Tier
 from amiwatch.firewall.scope import Ports, Scope, learns
+from amiwatch.judgement.networks import key_network
 from amiwatch.judgement.ports import LocalPort, LocalPorts
-from amiwatch.judgement.values import SecurityEvent
+from amiwatch.judgement.safe import ALWAYS
+from amiwatch.judgement.values import IPNetwork, SecurityEvent
 from amiwatch.store.records import LearnedPort
 from amiwatch.store.writer import Store
 
@@ -32,12 +34,19 @@ MAX_LEARNED = 16
 those whom he gets banned."""
 
 
-def protection(settings: Settings, learned: Iterable[LearnedPort]) -> Protection:
+TIERS = "tiers"
+"""The switch of the rate tiers."""
+
+
+def protection(settings: Settings, learned: Iterable[LearnedPort], *, has_tiers: bool) -> Protection:
     """Put together what the rule is to drop."""
-    scope = Scope.parse(settings.ports)
-    if learns(settings.ports):
-        scope = scope.joined(Ports(each.protocol, each.port, each.port) for each in learned)
-    return Protection(scope)
+    scope, more = Scope.parse(settings.ports), [Ports(each.protocol, each.port, each.port) for each in learned]
+    return Protection(
+        scope.joined(more) if learns(settings.ports) else scope,
+        tiers=Tier.parse(settings.tiers) if has_tiers else (),
+        signatures=tuple(sorted(settings.signatures)),
+        voip=Scope().joined(more),
+    )
 
 
 class Guard:
@@ -46,7 +55,12 @@ class Guard:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self.learned: dict[LocalPort, LearnedPort] = {}
+        self.has_tiers = False
+        self.is_ready = False
+        """It is known who is never banned and who is trusted, so limits may be placed."""
         self._ports = LocalPorts()
+        self._exempt_because: tuple[frozenset[int], frozenset[IPNetwork]] = (frozenset(), frozenset())
+        self._exempt: frozenset[IPNetwork] = frozenset()
         self._is_learning = learns(daemon.settings.ports)
         self._is_full_said = False
 
@@ -57,18 +71,37 @@ class Guard:
 
     def protection(self) -> Protection:
         """Return what the rule is to drop now."""
-        return protection(self._daemon.settings, self.learned.values())
+        return protection(self._daemon.settings, self.learned.values(), has_tiers=self.has_tiers)
+
+    def exempt(self) -> frozenset[IPNetwork]:
+        """Return whom no limit may concern: who is never banned, and who logged in. Nobody while that is unknown."""
+        if not self.is_ready:
+            return frozenset()
+        daemon = self._daemon
+        because = (daemon.judge.trust.sources(daemon.now()), frozenset(daemon.allowlist.networks))
+        if because != self._exempt_because:
+            trusted, allowed = because
+            self._exempt_because, self._exempt = because, allowed.union(ALWAYS, map(key_network, trusted))
+        return self._exempt
+
+    async def switch_tiers(self, store: Store, *, is_on: bool, by: str) -> None:
+        """Switch the rate tiers on or off, also for every later start. Raises StoreError if that can't be kept."""
+        self.has_tiers = is_on
+        store.put_switch(TIERS, is_on=is_on, at=self._daemon.now.utc(self._daemon.now()), by=by)
+        await store.flush()
 
     async def recall(self, store: Store) -> None:
         """Take over what the database knows. Raises StoreError."""
         for port in await store.learned_ports():
             if len(self.learned) < MAX_LEARNED:
                 self.learned.setdefault(LocalPort(port.protocol, port.port), port)
+        self.has_tiers = (await store.switches()).get(TIERS, self.has_tiers)
 
     def tell(self, store: Store) -> None:
         """Put what is known into a database that was made anew."""
         for port in self.learned.values():
             store.put_learned_port(port)
+        store.put_switch(TIERS, is_on=self.has_tiers, at=self._daemon.now.utc(self._daemon.now()), by="amiwatch")
 
     async def learn(self) -> bool:
         """Take over what the events told since the last call; tell whether something else is to be dropped now."""

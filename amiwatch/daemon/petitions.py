@@ -35,7 +35,7 @@ LONGEST = 100 * 365 * 86400
 LONGEST_TRIAL = 86400
 """Longest time in seconds to confirm a ban: who has not lost his connection by then has not lost it."""
 
-FILLING = frozenset({"ban", "confirm", "resume"})
+FILLING = frozenset({"ban", "confirm", "resume", "tiers"})
 """Verbs that put something into the kernel."""
 
 IN_ONE_GO = 500
@@ -101,6 +101,7 @@ class Clerk:
             "panic": self._panic,
             "resume": self._resume,
             "reload": self._reload,
+            "tiers": self._tiers,
         }
 
     async def look(self) -> None:
@@ -311,6 +312,26 @@ class Clerk:
         age = self._daemon.settings.keep if request.seconds is None else request.seconds
         counts = await self._store.forget(self._daemon.now.utc(self._daemon.now()) - age)
         return Answer(f"{_counted(sum(counts.values()), 'row')} older than {duration(age)} deleted")
+
+    async def _tiers(self, request: Request) -> Answer:
+        if request.target not in ("on", "off"):
+            raise ValueError(f"{request.target!r} is neither: say on or off")
+        daemon, is_on = self._daemon, request.target == "on"
+        await daemon.guard.switch_tiers(self._store, is_on=is_on, by=request.asked_by)
+        await daemon.protect_now()
+        if not is_on:
+            return Answer(f"rate tiers are off{self._trouble()}")
+        tiers = ", ".join(tier.name for tier in daemon.guard.protection().tiers)
+        return Answer(
+            f"rate tiers are on for sources without trust: {tiers} new connections{self._but()}{self._trouble()}"
+        )
+
+    def _but(self) -> str:
+        """Say why nothing is limited now, if so."""
+        settings = self._daemon.settings
+        if settings.firewall == "none" or settings.drop_rule == "manual":
+            return "; but here no rule is ours to place, so nothing is limited"
+        return "" if self._daemon.is_enforcing else "; but in observe mode nothing is dropped"
 
     async def _reload(self, request: Request) -> Answer:
         await self._daemon.reload_now()

@@ -604,6 +604,7 @@ class Daemon:
         self.judge.ledger.expire(self.now())
         if await self.guard.learn():
             self.protect()
+        await self._enforcer.keep_exempt()
         await self._enforcer.reconcile()
 
     async def _save(self, store: Store) -> None:

@@ -59,6 +59,11 @@ class IpsetLimits:
         async with _opened() as socket:
             return {name: count for name, count in (await socket.headers()).items() if is_ours(self.prefix, name)}
 
+    async def exempt_counts(self) -> dict[str, int]:
+        """Count who is exempt, by the set's name."""
+        names = {exempt_name(self.prefix, family) for family in wire.FAMILIES}
+        return {name: count for name, count in (await self.counts()).items() if name in names}
+
     async def remove(self, keep: Collection[str] = ()) -> None:
         """Destroy our sets but these; no rule may use them."""
         async with _opened() as socket:

@@ -6,7 +6,7 @@ Limits in our nftables table: who is exempt, and a window of counted sources for
     set <prefix>4-safe, <prefix>6-safe      addresses and IPv6 /64 that no limit concerns
     set <prefix>4-nets, <prefix>6-nets      networks of other widths that no limit concerns
     set <prefix>4-60s, <prefix>6-60s, …     the sources of new connections, each for 60 seconds
-    chain limits                            counts new connections, and drops those beyond a tier
+    chain strangers                         counts new connections, and drops those beyond a tier
 
 An element of a window lives so long as the window, counted from the first connection, and carries a limit that never
 refills: so many connections pass, the rest of the window drops. A window that is full counts no further sources, and
@@ -39,7 +39,7 @@ from amiwatch.firewall.protection import (
 )
 from amiwatch.judgement.values import IPNetwork
 
-CHAIN = "limits"
+CHAIN = "strangers"
 
 NETS_AT_ONCE = 1_000
 """Networks in one transaction: netlink's usual buffer takes no 10,000."""
@@ -99,13 +99,27 @@ def found(prefix: str, table: Table, family: int, counts: dict[str, int]) -> lis
     return limits
 
 
+def exempt_counts(prefix: str, socket: NftablesSocket, table: Table) -> dict[str, int]:
+    """Count who is exempt, by the set's name."""
+    names = {name(prefix, family) for name in (exempt_name, nets_name) for family in _KEYS}
+    return _counts(socket, [header for name, header in table.others.items() if name in names])
+
+
 def counts(prefix: str, socket: NftablesSocket, table: Table) -> dict[str, int]:
-    """Count the elements of our sets."""
-    return {
-        name: sum(map(wire.count, socket.listed(wire.LIST_ELEMENTS, name)))
-        for name in table.others
-        if is_ours(prefix, name)
-    }
+    """Count the elements of our sets; a kernel that does not tell is asked for all of them."""
+    return _counts(socket, [header for name, header in table.others.items() if is_ours(prefix, name)])
+
+
+def _counts(socket: NftablesSocket, headers: Iterable[wire.SetHeader]) -> dict[str, int]:
+    return {header.name: _count(socket, header) for header in headers}
+
+
+def _count(socket: NftablesSocket, header: wire.SetHeader) -> int:
+    if header.count is not None and not header.name.endswith("-nets"):
+        return header.count
+    # A set of intervals has an element for the end of each, too.
+    bounds = (bound for body in socket.listed(wire.LIST_ELEMENTS, header.name) for bound in wire.bounds(body))
+    return sum(not is_end for _, is_end in bounds)
 
 
 def exempt(prefix: str, networks: Iterable[IPNetwork]) -> None:

@@ -53,12 +53,14 @@ class NftablesRule:
 
     def __init__(self, prefix: str = "amiwatch") -> None:
         self.prefix = checked_prefix(prefix)
+        self._exempted: tuple[frozenset[IPNetwork], dict[str, int]] = (frozenset(), {})
+        """Who was exempted last, and how many elements that made: if somebody empties a set, it is filled anew."""
 
     async def install(self, protection: Protection) -> None:
         await asyncio.to_thread(self._install, protection)
 
     async def exempt(self, networks: Collection[IPNetwork]) -> None:
-        await asyncio.to_thread(limits.exempt, self.prefix, networks)
+        await asyncio.to_thread(self._exempt, frozenset(networks))
 
     async def remove(self) -> None:
         await asyncio.to_thread(self._remove)
@@ -78,6 +80,15 @@ class NftablesRule:
             return
         libnftables.run("\n".join([*self._lines(protection), *limits.leftovers(self.prefix, table, protection)]))
         log.info("drop rule placed table=%s chain=%s", self.prefix, CHAIN)
+
+    def _exempt(self, networks: frozenset[IPNetwork]) -> None:
+        if self._exempted != (networks, self._exempt_counts()):
+            limits.exempt(self.prefix, networks)
+            self._exempted = (networks, self._exempt_counts())
+
+    def _exempt_counts(self) -> dict[str, int]:
+        with NftablesSocket(self.prefix) as socket:
+            return limits.exempt_counts(self.prefix, socket, read(socket, self.prefix))
 
     def _lines(self, protection: Protection) -> Iterator[str]:
         ours, scope = f"inet {self.prefix}", protection.scope

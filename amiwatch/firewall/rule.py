@@ -161,7 +161,7 @@ class Rule(Protocol):
         """
 
     async def exempt(self, networks: Collection[IPNetwork]) -> None:
-        """Exempt these from limits, and nobody else; for an instant, perhaps, both old and new ones."""
+        """Exempt these from limits, and nobody else. Where they are already, nothing is done."""
 
     async def remove(self) -> None:
         """Take the rule out; the sets can be destroyed afterwards."""
@@ -189,6 +189,8 @@ class DropRule:
         from amiwatch.firewall.ipset_limits import IpsetLimits
 
         self._limits = IpsetLimits(prefix)
+        self._exempted: tuple[frozenset[IPNetwork], dict[str, int]] = (frozenset(), {})
+        """Who was exempted last, and how many entries that made: if somebody empties a set, it is filled anew."""
         self._is_tidy = False
         """No sets of limits are there that nobody needs."""
 
@@ -212,8 +214,11 @@ class DropRule:
             self._is_tidy = True
 
     async def exempt(self, networks: Collection[IPNetwork]) -> None:
-        """Exempt these from limits, and nobody else."""
-        await self._limits.exempt(networks)
+        """Exempt these from limits, and nobody else. Where they are already, nothing is done."""
+        wanted = frozenset(networks)
+        if self._exempted != (wanted, await self._limits.exempt_counts()):
+            await self._limits.exempt(wanted)
+            self._exempted = (wanted, await self._limits.exempt_counts())
 
     async def remove(self) -> None:
         """Take the rule out; the sets can be destroyed afterwards. Those of the limits are."""

@@ -117,6 +117,11 @@ class Trust:
         near = [each for each in self._sources if each < 0 and ~each >> (IPV6_PREFIX - prefix) == first]
         return any(self.has(each, now) for each in near)
 
+    def sources(self, now: float) -> frozenset[int]:
+        """Return those who logged in lately, as anybody."""
+        since = now - self.trust_time
+        return frozenset([key for key, accounts in self._sources.items() if next(reversed(accounts.values())) > since])
+
     def covers(self, key: int, account: str, now: float) -> bool:
         """Tell whether the source logged in lately with just this account."""
         accounts = self._sources.get(key)

@@ -33,7 +33,7 @@ MAX_EVIDENCE = 20
 MAX_REASON = 500
 """Longest reason, comment or detail that is stored, in characters."""
 
-VERBS = ("ban", "confirm", "unban", "unban-all", "allow", "disallow", "forget", "panic", "resume", "reload")
+VERBS = ("ban", "confirm", "unban", "unban-all", "allow", "disallow", "forget", "panic", "resume", "reload", "tiers")
 """What a request may ask for."""
 
 
