@@ -288,7 +288,7 @@ class Verdicts:
     def judge_campaigner(self, key: int, source: Source, account: str, now: float) -> Sequence[Verdict]:
         """Ban a source that took part in a campaign, if all its guesses are proven and nothing speaks for it."""
         proven = () if source.proven is None else source.proven.kept(Measure.GUESSES)
-        is_one_of_many = source.guessed.keys() == {account} and source.total == len(proven) <= FEW
+        is_one_of_many = source.guessed.keys() == {account} and 0 < source.total == len(proven) <= FEW
         if not is_one_of_many or self._trust.has(key, now):
             return ()
         event = source.evidence[-1]
