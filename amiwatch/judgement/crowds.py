@@ -17,8 +17,8 @@ from amiwatch.judgement.values import UNKNOWN
 CROWDS = ((10, float(MINUTE), 3), (6, 10.0, 4))
 """So many sources that begin to fail within so many seconds, nearly each with an account of its own, are a mass failure
 if at least so many of them are more than a forged packet: proven, or trusted and with their own account, or without
-trust and with an account that exists. The busiest honeypot network reported saw 366 attackers a day on 39 sensors: one in
-four minutes. Twelve phones of an office that try again every 30 s look like a scanner after ten seconds; most dead
+trust and with an account that exists. The busiest honeypot network reported saw 366 attackers a day on 39 sensors: one
+in four minutes. Twelve phones of an office that try again every 30 s look like a scanner after ten seconds; most dead
 databases are known by then."""
 
 OWN_SHARE = 0.8
@@ -56,6 +56,10 @@ class Breaker:
         self._minute = 0.0
         self._failing: set[int] = set()
         self._peak = 0
+        self._tries = 0
+        """Attempts of those in ``_failing`` within this minute."""
+        self._usual = 0.0
+        """Attempts of one of them within the minute before, on average."""
 
     def begin(self, account: str, now: float, *, could_be_forged: bool) -> bool:
         """Note that a source that was quiet fails; tell whether this opens the breaker."""
@@ -72,6 +76,7 @@ class Breaker:
         self.is_storm = is_storm if is_new else self.is_storm and is_storm
         if is_new:
             self._minute, self._peak = now, 0
+            self._tries, self._usual = 0, 0.0
             self._failing.clear()
         self.until = max(self.until, now + LINGER)
         return is_new
@@ -96,12 +101,20 @@ class Breaker:
     def go_on(self, key: int, now: float) -> None:
         """Note that a source fails while the breaker is open; it stays open while half of them do."""
         failing = self._failing
-        if len(failing) < MAX_FAILING:
+        if len(failing) < MAX_FAILING or key in failing:
             failing.add(key)
+            self._tries += 1
         if now < self._minute + MINUTE:
             return
+        self._usual = self._tries / len(failing)
+        self._tries = 0
         self._peak = max(self._peak, len(failing))
         if len(failing) >= max(CROWDS[0][0], self._peak / 2):
             self.until = now + LINGER
         self._minute = now
         failing.clear()
+
+    @property
+    def usual(self) -> float:
+        """Return how often a source fails within a minute on average, while the breaker is open."""
+        return max(self._usual, self._tries / len(self._failing) if self._failing else 0.0)

@@ -65,6 +65,13 @@ CALM_SAMPLES = 41
 PHONES_UNKNOWN = 12
 """Unknown accounts that a small office may have when all of its phones fail together."""
 
+STORM_FACTOR = 2.0
+"""Times the average of a storm of unproven sources from which on one of them is worse than the others."""
+
+STORM_START, STORM_PACE = 3, 1.0
+"""Attempts at once, and then a second, of a small office whose phones all fail: twelve that try again every 20 s make
+one in 1.7 s."""
+
 BROKEN_PHONES = 3
 """Phones of one site that may be broken at the same time before they are called a guesser's accounts."""
 
@@ -109,6 +116,19 @@ def is_crowd_of_phones(source: Source) -> bool:
     named = len(source.accounts.keys() | source.guessed.keys())
     phones = max(1, named + min(source.unnamed, PHONES_UNKNOWN))
     return len(times) <= RETRIES * phones * (1 + (times[-1] - times[0]) / PHONE_PAUSE) if times else True
+
+
+def is_like_its_storm(source: Source, usual: float) -> bool:
+    """
+    Tell whether this may be a small office, or somebody whose address a forger of many addresses uses.
+
+    Phones that fail come one after the other, and a forger who wants to hit many sends about as much in each name:
+    ``usual`` is how many attempts a source of the storm makes on average.
+    """
+    times = (source.times[Measure.ATTEMPTS] or [])[-HISTORY:]
+    if not times or len(times) <= usual * STORM_FACTOR:
+        return True
+    return len(times) <= STORM_START + (times[-1] - times[0]) * STORM_PACE
 
 
 def is_steady_phone(source: Source, measure: Measure = Measure.ATTEMPTS) -> bool:

@@ -196,3 +196,47 @@ def test_who_bans_at_the_first_attempt_does_so_in_a_crowd_too() -> None:
                 source = f"198.51.100.{number + 1}"
                 story.attempt(Case.UNKNOWN_ACCOUNT, account=f"name{number}", source=source, **details)
                 assert len(story.bans) == number + 1
+
+
+# A storm made on purpose must not hide a scanner.
+
+
+def storm(story: Story, *, each: int, hosts: int = 100) -> None:
+    """Forge packets of a hundred strangers, ``each`` times, within a few seconds."""
+    for turn in range(each):
+        for number in range(hosts):
+            story.wait(0.005)
+            story.attempt(Case.UNKNOWN_ACCOUNT, source=f"198.51.100.{number + 1}", account=str(100 + turn))
+
+
+@pytest.mark.parametrize(("each", "most"), [(1, 5), (2, 5), (6, 15)])
+@pytest.mark.parametrize("every", [1 / 150, 1 / 20, 1 / 5])
+def test_a_scanner_in_a_forged_storm_pays_for_what_the_forger_sends_in_other_names(
+    each: int, most: int, every: float
+) -> None:
+    story = Story()
+    storm(story, each=each)
+    assert "unproven_storm" in story.kinds()
+    tried = 0
+    while not story.bans and tried < 100:
+        story.wait(every)
+        story.attempt(Case.UNKNOWN_ACCOUNT, account=str(1000 + tried))
+        tried += 1
+    assert story.banned() == {f"{ATTACKER}/32"}
+    assert tried <= most + (0.1 / every if each == 6 else 0)
+
+
+def test_a_strange_office_over_udp_is_not_worse_than_its_storm() -> None:
+    """A reload that lost all endpoints where nobody uses anything but UDP: twelve phones, each after 20 seconds."""
+    story = Story()
+    for turn in range(4):
+        for second in range(20):
+            for number in range(2):
+                host = second * 2 + number
+                story.attempt(Case.UNKNOWN_ACCOUNT_ANSWERED, source=f"198.51.100.{host + 1}", account=str(1001 + host))
+            if second < 12:
+                story.attempt(Case.UNKNOWN_ACCOUNT_ANSWERED, source="192.0.2.7", account=str(2001 + second))
+            story.wait(1)
+        assert len(story.bans) <= 1, turn  # before the storm is one, and lifted then
+    assert story.kinds() == ["unproven_storm"]
+    assert len(story.judge.ledger) == 0
