@@ -60,6 +60,13 @@ def test_the_daemon_holds_one_capability_and_can_gain_no_other():
     assert values("NoNewPrivileges") == ["yes"]
 
 
+def test_whoever_may_throw_our_rule_away_goes_first_and_takes_us_along():
+    firewalls = set(values("ReloadPropagatedFrom")[0].split())
+    assert firewalls <= {name for line in values("After") for name in line.split()}
+    assert {"nftables.service", "firewalld.service", "ufw.service"} <= firewalls
+    assert values("ExecReload")[0].endswith("amiwatch firewall install")
+
+
 def test_the_secret_is_a_credential_and_no_variable():
     assert values("LoadCredential") == ["amiwatch_ami__secret:/etc/amiwatch/secrets/amiwatch_ami__secret"]
     assert not any("SECRET" in line.upper() for line in values("Environment"))
