@@ -96,6 +96,8 @@ def prove(
     else:
         for line in _lines(trials):
             typer.echo(line)
+        if all(trial.family == 4 for trial in trials):
+            typer.echo("  IPv6 is off for new interfaces of this host, so it was not tried")
     if wrong := [trial for trial in trials if not trial.is_dropped]:
         raise FirewallError(f"Banned addresses are not dropped: {_fault(wrong[0])}")
     if not as_json:

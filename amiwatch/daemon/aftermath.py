@@ -76,11 +76,19 @@ class Aftermath:
         while True:
             await self._wake.wait()
             begin = perf_counter()
-            await self._cut([self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))])
-            if not self._waiting:
-                self._wake.clear()
-                self._idle.set()
+            await self._turn()
             await asyncio.sleep(REST * (perf_counter() - begin))
+
+    async def finish(self) -> None:
+        """Cut off who waits, where nobody calls ``run``."""
+        while self._waiting:
+            await self._turn()
+
+    async def _turn(self) -> None:
+        await self._cut([self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))])
+        if not self._waiting:
+            self._wake.clear()
+            self._idle.set()
 
     async def _cut(self, networks: Sequence[IPNetwork]) -> None:
         cut = await self._done(lambda: sessions.cut(networks, self._scope())) if self._can_cut else 0

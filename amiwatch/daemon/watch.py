@@ -505,6 +505,7 @@ class Daemon:
                     await Clerk(self, store).look()
                     await self.hold.look()
                     await self.settle()
+                    await self.aftermath.finish()
                     enforcing.cancel()
                 await store.flush()
 

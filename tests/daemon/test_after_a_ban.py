@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from amiwatch.daemon.watch import Daemon
 from amiwatch.firewall.table import make_firewall, make_rule
+from amiwatch.store import requests, schema
 from amiwatch.store.reader import Reader
+from amiwatch.testing.asterisk import FakeAsterisk
 from amiwatch.testing.builders import event_bytes
 from amiwatch.testing.netns import Wire
 from tests.daemon.conftest import Start
@@ -109,3 +112,20 @@ async def test_a_ban_that_drops_nothing_is_told_loudly(guarded: Start, tmp_path:
         assert "another one" in reader.status().counters["ban_not_working"]
         (stored,) = [one for one in reader.alerts() if one.kind == "ban_not_working"]
         assert stored.address == ATTACKER
+
+
+@pytest.mark.parametrize("guarded", ["ipset"], indirect=True)
+async def test_a_ban_by_hand_cuts_sessions_without_a_daemon_too(
+    guarded: Start, wire: Wire, settings_for, tmp_path: Path
+) -> None:
+    with wire.far_socket(ATTACKER, socket.SOCK_STREAM) as far, socket.create_server((wire.here[4], 5061)) as server:
+        far.connect((wire.here[4], 5061))
+        near, _ = server.accept()
+        with near:
+            async with FakeAsterisk() as pbx:
+                settings = settings_for(pbx, firewall="ipset", set_name=PREFIX)
+            schema.prepare(settings.database)
+            requests.ask(settings.database, "ban", ATTACKER, by="alice")
+            await Daemon(settings).attend_once()
+            with pytest.raises(ConnectionAbortedError):
+                near.recv(1)

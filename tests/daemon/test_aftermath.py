@@ -72,6 +72,7 @@ async def test_a_session_ends_at_both_sides_once_its_source_is_banned(wire: Wire
         await asterisk.ended.wait()
         with pytest.raises(ConnectionResetError):
             await asyncio.get_running_loop().sock_recv(far, 1)
+        await after.settle()
     assert after.sessions == 1
 
 
