@@ -32,6 +32,10 @@ MAX_ALTERNATIVES = 8
 """Alternatives in one call: each takes as long as the first, and the columns still fit."""
 
 
+MOMENT = 1.0
+"""Seconds by which two bans must differ to be called sooner and later: the history keeps hundredths."""
+
+
 @dataclass(frozen=True, slots=True)
 class Alternative:
     """Settings to judge by, and what they are called."""
@@ -196,6 +200,6 @@ class Difference:
         return cls(
             more=listed(this, other),
             fewer=listed(other, this),
-            sooner=sum(mine < theirs for mine, theirs in both),
-            later=sum(mine > theirs for mine, theirs in both),
+            sooner=sum(mine <= theirs - MOMENT for mine, theirs in both),
+            later=sum(mine >= theirs + MOMENT for mine, theirs in both),
         )

@@ -108,7 +108,7 @@ def _table(effects: Sequence[Effect]) -> Iterator[str]:
             str(effect.good),
             "" if effect.is_recorded else str(effect.missed),
             str(effect.bans),
-            str(sum(effect.alerts.values())),
+            "" if effect.is_recorded else str(sum(effect.alerts.values())),
         )
         for effect in effects
     ]

@@ -10,7 +10,7 @@ from amiwatch.cli.bans import ban_listing, is_open, left
 from amiwatch.cli.drops import Drops
 from amiwatch.cli.otherwise import Verdict
 from amiwatch.cli.text import alert_page, compact, counted, iso, local, strong, visible, wrapped
-from amiwatch.cli.visits import Visit, names, visits
+from amiwatch.cli.visits import NAME_LIMIT, Visit, names, visits
 from amiwatch.judgement.alerts import ALERTS
 from amiwatch.judgement.history import PastAttempt
 from amiwatch.judgement.reasons import duration
@@ -169,7 +169,7 @@ def _came(story: Story) -> Iterator[str]:
         yield f"{local(first)}  {counted(before, 'earlier attempt')} from then on"
     moments = [(one.begin, 0, one.words()) for one in _visits(story)]
     moments += [(ban.at, 1, _ban_words(ban)) for ban in story.bans if ban.at >= begin]
-    moments += [(one.at, 2, f"→ alert {one.kind}{_times(one)}") for one in merged(story.alerts) if one.at >= begin]
+    moments += [(one.at, 2, f"→ alert {_titled(one)}") for one in merged(story.alerts) if one.at >= begin]
     moments.sort()
     if len(moments) > SHOWN:
         yield f"… {len(moments) - SHOWN + 1} earlier (--json has them)"
@@ -255,12 +255,13 @@ def _earlier(ban: BanRecord, now: float) -> str:
 
 def alert_line(one: AlertRecord) -> str:
     """Tell an alert without its advice, which stands under "to do"."""
-    about = f" about {one.account!r}" if one.address is None and one.account else ""
-    return f"{local(one.at)}  {one.kind}{about}{_times(one)}: {visible(_without_advice(one))}"
+    return f"{local(one.at)}  {_titled(one)}: {visible(_without_advice(one))}"
 
 
-def _times(one: AlertRecord) -> str:
-    return f" ({one.times} times until {local(one.last_at)})" if one.times > 1 else ""
+def _titled(one: AlertRecord) -> str:
+    about = f" about {one.account[:NAME_LIMIT]!r}" if one.account else ""
+    times = f" ({one.times} times until {local(one.last_at)})" if one.times > 1 else ""
+    return f"{one.kind}{about}{times}"
 
 
 def _without_advice(one: AlertRecord) -> str:

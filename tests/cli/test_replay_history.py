@@ -18,7 +18,7 @@ from amiwatch.cli.recorded import Recordings
 from amiwatch.judgement.history import PastAttempt, Rerun, events_of
 from amiwatch.judgement.judge import Judge
 from amiwatch.judgement.rules import DAY, HOUR, Policy
-from amiwatch.judgement.values import Ban, SecurityEvent
+from amiwatch.judgement.values import Alert, Ban, SecurityEvent, Verdict
 from amiwatch.store.history import counts_of, past_attempts
 from amiwatch.store.reader import Reader
 from amiwatch.store.records import AttemptCount
@@ -44,17 +44,21 @@ def attempts(
 def live(store: Store, events: Iterable[SecurityEvent]) -> Rerun:
     """Judge events as they come, and hand everything over to the store as the daemon does."""
     rerun, saved, now = Rerun(Judge(Policy(), random=Random(0))), 0.0, 0.0
-    for event in events:
-        now = max(now, event.at)
-        for verdict in rerun.see(event, now):
+
+    def put(verdicts: Iterable[Verdict]) -> None:
+        for verdict in verdicts:
             if isinstance(verdict, Ban):
                 store.put_ban(verdict, pbx="pbx", origin="rule", is_enforced=True)
-            else:
+            elif isinstance(verdict, Alert):
                 store.put_alert(verdict, pbx="pbx")
+
+    for event in events:
+        now = max(now, event.at)
+        put(rerun.see(event, now))
         if now > saved + 1:
             saved = now
             store.put_attempts(counts_of(rerun.judge.tally.drain()))
-    assert not list(rerun.wait(now + 60))
+    put(rerun.wait(now + 60))
     store.put_attempts(counts_of(rerun.judge.tally.drain()))
     return rerun
 

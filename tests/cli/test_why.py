@@ -41,7 +41,7 @@ def test_the_story_of_a_banned_address_is_whole(call, offender):
         "earlier",
         "2 accounts that don't exist, in 9 attempts ('alice', 'bob')",
         "→ banned for 1 h, rule 'scan', step 1 of the ladder",
-        "phone: a phone with an old password",
+        "phone about '100': a phone with an old password",
         "logged in as '300'",
         "amiwatch unban 203.0.113.7",
         "amiwatch allow 203.0.113.7",
