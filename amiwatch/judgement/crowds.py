@@ -12,7 +12,7 @@ from collections import deque
 from itertools import islice
 
 from amiwatch.judgement.rules import MINUTE
-from amiwatch.judgement.values import UNKNOWN
+from amiwatch.judgement.values import TEXT_LIMIT, UNKNOWN
 
 CROWDS = ((10, float(MINUTE), 3), (6, 10.0, 4))
 """So many sources that begin to fail within so many seconds, nearly each with an account of its own, are a mass failure
@@ -64,7 +64,7 @@ class Breaker:
     def begin(self, account: str, now: float, *, could_be_forged: bool) -> bool:
         """Note that a source that was quiet fails; tell whether this opens the breaker."""
         onsets = self._onsets
-        onsets.append((now, account, could_be_forged))
+        onsets.append((now, account[:TEXT_LIMIT], could_be_forged))
         if now < self._look_at or len(onsets) < CROWDS[-1][0]:
             return False
         self._look_at = now + LOOK_PAUSE

@@ -30,7 +30,7 @@ from amiwatch.judgement.reasons import (
 )
 from amiwatch.judgement.rules import Measure, Policy, longest
 from amiwatch.judgement.safe import ALWAYS
-from amiwatch.judgement.sources import MAX_DIALOGUES, Dialogue, Source, SourceTable
+from amiwatch.judgement.sources import MAX_DIALOGUES, Dialogue, Source, SourceTable, cut
 from amiwatch.judgement.tally import Tally
 from amiwatch.judgement.trust import Trust
 from amiwatch.judgement.values import (
@@ -133,7 +133,7 @@ class Judge:
         key = source_key(event.source)
         if self.ledger.is_banned(key, event.source, now):
             counters.repeats += 1
-            self.repeats.append((event, now, self.tally.pbx))
+            self.repeats.append((cut(event), now, self.tally.pbx))
             return ()
         read = self._readers.get((event.service, event.kind))
         if read is None:

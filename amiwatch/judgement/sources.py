@@ -119,6 +119,7 @@ class Dialogue:
 
     def is_new_request(self, account: str, now: float) -> bool:
         """Tell whether an unauthenticated request is an attempt of its own, and not a repetition."""
+        account = account[:TEXT_LIMIT]
         if self.account == account and now <= self.began + REPEAT_TIME:
             return self._is_too_often()
         self.account, self.began, self.repeats = account, now, 0
@@ -157,6 +158,13 @@ class Dialogue:
             return False
         self.is_hurried = True
         return True
+
+
+def cut(event: SecurityEvent) -> SecurityEvent:
+    """Return an event as it is kept: with texts of ``TEXT_LIMIT`` at most."""
+    if len(event.session) <= TEXT_LIMIT and len(event.account) <= TEXT_LIMIT:
+        return event
+    return event._replace(session=event.session[:TEXT_LIMIT], account=event.account[:TEXT_LIMIT])
 
 
 class Windows:
@@ -326,8 +334,7 @@ class Source(Windows):
 
     def keep(self, event: SecurityEvent) -> None:
         """Keep an event as evidence: the first ones and the newest ones."""
-        if len(event.session) > TEXT_LIMIT or len(event.account) > TEXT_LIMIT:
-            event = event._replace(session=event.session[:TEXT_LIMIT], account=event.account[:TEXT_LIMIT])
+        event = cut(event)
         if len(self.evidence) >= MAX_EVIDENCE:
             del self.evidence[MAX_EVIDENCE // 2]
         self.evidence.append(event)
