@@ -16,6 +16,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 from math import inf
 from time import perf_counter
 
@@ -53,6 +54,9 @@ SHARE = 50
 ENDING = 10
 """An unknown entry with no more seconds left than this is let go: a ban of ours that ended while the kernel, which got
 it later, still counts."""
+
+
+EVERYBODY = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,8 @@ class Enforcer:
         self._adopted = adopted
         self._evicted = evicted
         self._rule = rule
+        self._limits = rule
+        """Who may not place the rule may exempt from its limits, for that is only a set."""
         self._exempt = exempt
         """Tells whom no limit may concern; nobody at all means that this is not known yet."""
         self.protection = protection or Protection()
@@ -275,12 +281,14 @@ class Enforcer:
         async with self._closing:
             await self._clear()
             if self.protection.has_limits:
+                await self._keep_exempt()
                 await self._check_rule()
 
     async def resume(self) -> None:
         """Put back what has time left, with the time that is left."""
         self.is_held, self._is_listing_due = False, True
         await self.reconcile()
+        await self.keep_exempt()
 
     # Reconcile.
 
@@ -344,8 +352,12 @@ class Enforcer:
             self._complain(error)
 
     async def _keep_exempt(self) -> None:
-        if self._rule is not None and self.dropped.has_limits and (networks := self._exempt()):
-            await self._rule.exempt(networks)
+        if self._limits is None or not self.protection.has_limits:
+            return
+        # Limits that we may not take away concern nobody in a panic.
+        networks = EVERYBODY if self.is_held else self._exempt()
+        if networks:
+            await self._limits.exempt(networks)
 
     async def _is_untouched(self) -> bool:
         if not self.is_blocking:
