@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -66,7 +67,7 @@ def resume(context: typer.Context) -> None:
 
 
 async def _empty(prefix: str) -> bool:
-    """Empty our sets, of whichever firewall; tell whether the kernel let us. What is wrong is said."""
+    """Empty our sets, of whichever firewall, and let no limit concern anybody; tell whether the kernel let us."""
     from amiwatch.firewall.table import RULES, make_firewall
 
     done = 0
@@ -75,6 +76,7 @@ async def _empty(prefix: str) -> bool:
         try:
             await firewall.clear()
             done += 1
+            await _exempt_everybody(kind, prefix)
         except FirewallPermission:
             return False
         except FirewallError:
@@ -82,6 +84,16 @@ async def _empty(prefix: str) -> bool:
         finally:
             await firewall.close()
     return done > 0
+
+
+async def _exempt_everybody(kind: str, prefix: str) -> None:
+    from amiwatch.daemon.enforcer import EVERYBODY
+    from amiwatch.firewall.table import make_rule
+
+    rule = make_rule(kind, prefix)
+    with suppress(FirewallError):  # the sets are empty, which is more
+        if rule is not None and any(one.limits for one in (await rule.show()).families):
+            await rule.exempt(EVERYBODY)
 
 
 def _leave_note(settings: Settings, how_long: int | None, comment: str, *, error: StoreError, is_empty: bool) -> None:

@@ -10,7 +10,10 @@ import pytest
 
 from amiwatch.cli.ssh import callers
 from amiwatch.daemon.hold import note_path
+from amiwatch.firewall import libnftables
+from amiwatch.testing.netns import Wire
 from tests.cli.conftest import make_ban
+from tests.firewall.conftest import run
 
 NOBODY = {"SSH_CONNECTION": "", "SSH_CLIENT": ""}
 
@@ -66,6 +69,58 @@ def test_where_nothing_can_be_written_the_way_out_is_named(call, tmp_path):
     result = call("panic", AMIWATCH_DATABASE=str(tmp_path / "nowhere" / "amiwatch.db"))
     assert result.exit_code == 74
     assert "systemctl stop amiwatch" in result.stderr
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("kind", ["ipset", "nftables"])
+@pytest.mark.parametrize("has_database", [True, False], ids=["", "database locked"])
+def test_a_panic_empties_the_sets_that_somebody_elses_rule_uses(call, path, kind: str, has_database: bool):
+    if why := libnftables.missing():
+        pytest.skip(why)
+    prefix = "panic"
+    settings = {"AMIWATCH_FIREWALL": kind, "AMIWATCH_SET_NAME": prefix, "AMIWATCH_DROP_RULE": "manual"}
+    assert call("firewall", "install", **settings).exit_code == 0
+    if kind == "ipset":
+        rule = ["-m", "set", "--match-set", f"{prefix}4", "src", "-j", "DROP"]
+        run("iptables", "-w", "-A", "INPUT", *rule)
+    else:
+        run("nft", f"add chain inet {prefix} mine {{ type filter hook prerouting priority -310; }}")
+        run("nft", f"add rule inet {prefix} mine jump drop_any")
+    try:
+        with Wire() as wire, wire.receiver(5060) as pbx:
+
+            def heard() -> list[bytes]:
+                wire.send_from("198.51.100.7", 5060, b"banned")
+                wire.send_from("198.51.100.8", 5060, b"honest")
+                return list(iter(lambda: pbx.recv(2048), b"honest"))
+
+            assert call("ban", "198.51.100.7", **settings).exit_code == 0
+            assert heard() == []
+            with closing(sqlite3.connect(path, isolation_level=None)) as lock:
+                if not has_database:
+                    lock.execute("BEGIN EXCLUSIVE")
+                assert call("panic", **settings).exit_code == 0
+                assert heard() == [b"banned"]
+            assert call("resume", **settings).stdout == "1 ban in force again\n"
+            assert heard() == []
+    finally:
+        if kind == "ipset":
+            run("iptables", "-w", "-D", "INPUT", *rule)
+        assert call("firewall", "remove", "--yes", **settings).exit_code == 0
+
+
+@pytest.mark.kernel
+def test_settings_that_can_not_be_read_keep_nobody_from_panic(call):
+    settings = {"AMIWATCH_FIREWALL": "ipset", "AMIWATCH_SET_NAME": "panic2"}
+    try:
+        assert call("ban", "198.51.100.7", **settings).exit_code == 0
+        result = call("panic", **settings, AMIWATCH_MODE="perhaps")
+        assert result.exit_code == 78
+        assert "the kernel's sets are empty now" in result.stderr
+        assert "set panic24" in call("firewall", "show", **settings).stdout
+        assert " 0 of " in call("firewall", "show", **settings).stdout
+    finally:
+        assert call("firewall", "remove", "--yes", **settings).exit_code == 0
 
 
 def test_a_ban_on_trial_is_confirmed_by_name_or_with_all(call):
