@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from amiwatch.cli.alternatives import Alternative
+from amiwatch.errors import ConfigurationError
 from amiwatch.judgement.history import SWEEP_PAUSE, PastAttempt, Rerun, events_of
 from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.reasons import duration, rule_words
@@ -41,11 +42,20 @@ class Verdict:
 def by_every_policy(
     call: Call, attempts: Sequence[PastAttempt], trust: Sequence[StoredTrust], allowed: Mapping[IPNetwork, str]
 ) -> list[Verdict]:
-    """Judge these attempts by each policy, with the settings' own numbers; what is in force comes first."""
+    """
+    Judge these attempts by each policy, with the settings' own numbers; what is in force comes first.
+
+    A policy that these numbers do not fit is left out.
+    """
     in_force = call.settings().policy
-    ordered = sorted(POLICIES, key=lambda name: name != in_force)
-    alternatives = [Alternative(name, call.read_settings({"policy": name})) for name in ordered]
-    return [_judged(one, attempts, trust, allowed, is_in_force=one.name == in_force) for one in alternatives]
+    verdicts = []
+    for name in sorted(POLICIES, key=lambda name: name != in_force):
+        try:
+            alternative = Alternative(name, call.read_settings({"policy": name}))
+        except ConfigurationError:
+            continue  # numbers that fit the policy in force need not fit this one
+        verdicts.append(_judged(alternative, attempts, trust, allowed, is_in_force=name == in_force))
+    return verdicts
 
 
 def _judged(

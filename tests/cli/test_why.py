@@ -164,6 +164,13 @@ def test_every_policy_says_what_it_would_have_done(call, lived):
     assert otherwise[0].startswith("closed (in force): banned ")
 
 
+def test_a_policy_that_the_settings_do_not_fit_is_left_out(call, lived):
+    lived(*attempts(Case.UNKNOWN_ACCOUNT, *"1234", source=SOURCE, at=NOW - HOUR, transport="TLS"))
+    result = call("why", SOURCE, "--json", AMIWATCH_TRUST_FACTOR="12")  # 24 times 12 is more than is kept of a source
+    assert result.exit_code == 0
+    assert {one["policy"] for one in json.loads(result.stdout)["otherwise"]} == POLICIES.keys() - {"carrier"}
+
+
 def test_who_was_never_banned_is_told_how_far_from_it(call, lived):
     lived(*attempts(Case.UNKNOWN_ACCOUNT, "1000", "1001", source=SOURCE, at=NOW - HOUR, transport="TLS"))
     story = call("why", SOURCE).stdout
