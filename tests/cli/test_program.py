@@ -192,7 +192,7 @@ def test_a_short_listing_needs_no_pager(environ, many, tmp_path):
 
 def test_a_listing_that_is_piped_is_neither_cut_nor_coloured(program, many):
     lines = program("bans").stdout.splitlines()
-    assert lines[0].split() == ["NETWORK", "SINCE", "LEFT", "RULE", "REASON"]
+    assert lines[0].split() == ["NETWORK", "SINCE", "LEFT", "DROPPED", "RULE", "REASON"]
     assert all(line.endswith("no trust") for line in lines[1:])
 
 
@@ -252,7 +252,9 @@ def test_every_command_is_documented():
     for group, commands in groups:
         assert commands is not None
         names += [
-            f"{group} {command.callback.__name__}" for command in commands.registered_commands if command.callback
+            f"{group} {command.name or command.callback.__name__}"
+            for command in commands.registered_commands
+            if command.callback
         ]
     assert [name for name in names if not re.search(rf"^### `{name}[` ]", page, re.MULTILINE)] == []
     assert len(names) >= 13
