@@ -15,8 +15,9 @@ from amiwatch.cli.panic import lasting, record, words
 from amiwatch.cli.text import compact, counted, iso, local, strong, visible, wrapped
 from amiwatch.errors import AmiError, Refusal
 from amiwatch.firewall.base import SetState
+from amiwatch.firewall.scope import learns
 from amiwatch.store.reader import Reader
-from amiwatch.store.records import GapRecord, Panic, Status
+from amiwatch.store.records import GapRecord, LearnedPort, Panic, Status
 
 if TYPE_CHECKING:
     from amiwatch.config import Settings
@@ -35,6 +36,7 @@ WORDS = {
     "alerts_held_back": ("alert held back by the ceiling", "alerts held back by the ceiling"),
     "sources": ("source watched", "sources watched"),
     "sources_forgotten": ("source forgotten for lack of room", "sources forgotten for lack of room"),
+    "limited": ("packet dropped by tiers and signatures", "packets dropped by tiers and signatures"),
     "trusted": ("source trusted", "sources trusted"),
     "sessions_cut": ("TCP session of a banned source cut", "TCP sessions of banned sources cut"),
     "connections_forgotten": ("tracked connection of the banned deleted", "tracked connections of the banned deleted"),
@@ -65,6 +67,8 @@ class View:
     dropped: tuple[int, int]
     """Packets, and by how many bans: of all that the database remembers."""
     panic: Panic | None
+    learned: list[LearnedPort]
+    """Ports of Asterisk that its events told, where they are closed."""
     sets: list[SetState] | None
     """None: may not be read, or there are none in a dry run."""
 
@@ -114,6 +118,7 @@ def look(settings: Settings) -> View:
             gaps=[gap for gap in reader.gaps(limit=LINK_ROWS) if gap.ended_at is None],
             bans=sum(1 for _ in reader.bans(open_at=now)),
             dropped=reader.dropped(),
+            learned=list(reader.learned_ports()) if learns(settings.ports) else [],
             panic=lasting(settings.database, now, reader),
             sets=kernel_sets(settings),
         )
@@ -177,6 +182,9 @@ def _lines(view: View) -> Iterator[str]:
     for state in view.sets or []:
         warning = "" if state.references else "  NO RULE USES IT: nothing is dropped (amiwatch firewall install)"
         yield f"{'set':<12} {state.name}: {state.count} of {state.capacity}{warning}"
+    if view.learned:
+        ports = ", ".join(f"{port.protocol} {port.port}" for port in view.learned)
+        yield f"{'learned':<12} {ports}: ports of Asterisk, closed to the banned beside the usual ones"
     if view.status is not None:
         yield from _counter_lines(view.status.counters)
 
@@ -226,6 +234,7 @@ def _record(view: View) -> dict[str, object]:
         "panic": record(view.panic),
         "links": [{**asdict(link), "since": iso(link.since)} for link in view.links],
         "gaps": [{"pbx": gap.pbx, "began": iso(gap.began_at), "reason": gap.reason} for gap in view.gaps],
+        "learned_ports": [port._asdict() for port in view.learned],
         "sets": None if view.sets is None else [asdict(state) for state in view.sets],
         "counters": dict(found.counters) if found else {},
     }

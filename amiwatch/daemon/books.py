@@ -84,6 +84,7 @@ class Books:
                 "sessions_cut": daemon.aftermath.sessions,
                 "connections_forgotten": daemon.aftermath.connections,
                 "faults": daemon.faults,
+                "limited": daemon.limited,
                 "firewall_trouble": daemon.has_firewall_trouble,
                 "latency_ms": round(statistics.median(latencies) * 1000, 3) if latencies else None,
                 "links": self._links_text(),

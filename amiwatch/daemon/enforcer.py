@@ -101,6 +101,8 @@ class Enforcer:
         self.is_held = False
         """A person stopped everything: nothing may be in the kernel until somebody lets it go on."""
         self.has_trouble = False
+        self.limited = 0
+        """Packets that tiers and signatures have dropped, when the rule was looked at last."""
         self._ledger = ledger
         self._now = now
         self._done = done
@@ -337,6 +339,7 @@ class Enforcer:
             families = (await self._rule.show()).families
         except FirewallError:
             return False  # the other look says what is wrong
+        self.limited = sum(limit.packets for one in families for limit in one.limits)
         return all(one.covers(self.dropped) and one.is_first for one in families)
 
     @property

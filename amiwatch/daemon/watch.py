@@ -419,6 +419,11 @@ class Daemon:
         await self._enforcer.recheck()
 
     @property
+    def limited(self) -> int:
+        """How many packets tiers and signatures have dropped, a few seconds ago."""
+        return self._enforcer.limited
+
+    @property
     def has_firewall_trouble(self) -> bool:
         """Tell whether the kernel refused something that is still to be tried again."""
         return self._enforcer.has_trouble

@@ -58,7 +58,7 @@ def test_a_packet_of_who_is_banned_by_hand_is_dropped_and_counted(kernel):
         wire.send_from("198.51.100.7", 5060, b"banned")
         wire.send_from("198.51.100.8", 5060, b"honest")
         assert pbx.recv(2048) == b"honest"
-        assert "1 packet dropped since it was put there" in kernel("why", "198.51.100.7").stdout
+        assert "1 packet dropped since it was banned" in kernel("why", "198.51.100.7").stdout
         assert "1 packet," in kernel("firewall", "show").stdout
         assert kernel("unban", "198.51.100.7").exit_code == 0
         wire.send_from("198.51.100.7", 5060, b"free again")
@@ -142,7 +142,7 @@ def test_the_commands_work_with_nftables_as_with_ipset(call):
             wire.send_from("198.51.100.7", 5060, b"banned")
             wire.send_from("198.51.100.8", 5060, b"honest")
             assert pbx.recv(2048) == b"honest"
-            assert "1 packet dropped since it was put there" in kernel("why", "198.51.100.7").stdout
+            assert "1 packet dropped since it was banned" in kernel("why", "198.51.100.7").stdout
     finally:
         assert kernel("firewall", "remove", "--yes").exit_code == 0
     assert kernel("firewall", "show").exit_code == 1
@@ -157,3 +157,58 @@ def test_ports_that_were_learned_are_closed_and_shown(kernel, fill):
     assert "port learned     udp 38000, of office, 2026-11-22" in shown.stdout
     assert json.loads(kernel("firewall", "show", "--json").stdout)["learned_ports"][0]["port"] == 38000
     assert "38000" not in kernel("firewall", "install", AMIWATCH_PORTS="5060").stdout
+
+
+@pytest.mark.kernel
+def test_tiers_are_switched_on_shown_and_off_without_a_daemon(kernel):
+    with Wire() as wire, wire.receiver(5060) as pbx:
+
+        def arrived() -> int:
+            for _ in range(6):
+                with wire.far_socket("198.51.100.7") as caller:
+                    caller.sendto(b"REGISTER", (wire.here[4], 5060))
+            wire.send_from("203.0.113.9", 5060, b"the last")
+            return sum(1 for _ in iter(lambda: pbx.recv(2048), b"the last"))
+
+        kernel("allow", "203.0.113.9")
+        switched = kernel("firewall", "tiers", "on")
+        assert switched.exit_code == 0
+        assert "rate tiers are on for sources without trust: 3 in 60 s" in switched.stdout
+        assert arrived() == 3
+        shown = kernel("firewall", "show")
+        assert shown.exit_code == 0
+        assert "tier 3 in 60 s, 1 source counted" in shown.stdout
+        assert "3 packets" in next(line for line in shown.stdout.splitlines() if "tier 3 in 60 s" in line)
+        assert "0 packets, 0 bytes dropped" in shown.stdout  # apart from bans
+        assert "not what AMIWATCH_PORTS" not in shown.stdout
+        assert json.loads(kernel("firewall", "show", "--json").stdout)["rules"][0]["limits"][0]["packets"] == 3
+        assert kernel("firewall", "install").exit_code == 0
+        assert arrived() == 0
+        assert "rate tiers 3/60s" in kernel("check").stdout
+        assert kernel("firewall", "tiers", "off").stdout == "rate tiers are off\n"
+        assert arrived() == 6
+    assert kernel("firewall", "tiers", "maybe").exit_code == 2
+
+
+def test_tiers_in_a_dry_run_say_that_nothing_is_limited(call):
+    assert "no rule is ours to place" in call("firewall", "tiers", "on").stdout
+
+
+@pytest.mark.kernel
+def test_limits_wait_for_a_daemon_that_knows_who_is_exempt(kernel):
+    installed = kernel("firewall", "install", AMIWATCH_SIGNATURES="suggested")
+    assert "'amiwatch run' places them" in installed.stdout
+
+
+@pytest.mark.kernel
+def test_names_that_nftables_can_not_look_for_are_said(call):
+    if why := libnftables.missing():
+        pytest.skip(why)
+    more = {"AMIWATCH_FIREWALL": "nftables", "AMIWATCH_SET_NAME": "clinames", "AMIWATCH_SIGNATURES": "suggested"}
+    try:
+        assert call("firewall", "install", **more).exit_code == 0
+        assert "AMIWATCH_SIGNATURES has no effect" in call("firewall", "show", **more).stdout
+        checked = " ".join(call("check", **more).stdout.split())
+        assert "AMIWATCH_SIGNATURES has no effect: nftables can't search packets" in checked
+    finally:
+        assert call("firewall", "remove", "--yes", **more).exit_code == 0

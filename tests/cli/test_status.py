@@ -4,7 +4,7 @@ import subprocess
 import time
 from dataclasses import replace
 
-from amiwatch.store.records import Status
+from amiwatch.store.records import LearnedPort, Status
 
 
 def daemon(pid: int, ago: float = 0.0, links: str = "pbx hearing", mode: str = "enforce") -> Status:
@@ -39,6 +39,21 @@ def test_what_was_left_out_is_counted_where_anything_was(call, fill):
     text = call("status").stdout
     assert "lack of" not in text
     assert "held back" not in text
+
+
+def test_what_limits_dropped_and_which_ports_were_learned_is_told(call, fill):
+    found = daemon(os.getpid())
+
+    def put(store):
+        store.put_status(replace(found, counters={**found.counters, "limited": 7}))
+        store.put_learned_port(LearnedPort("udp", 38000, "office", 1_795_345_200.0))
+
+    fill(put)
+    text = call("status").stdout
+    assert "7 packets dropped by tiers and signatures\n" in text
+    assert "learned      udp 38000: ports of Asterisk" in text
+    assert json.loads(call("status", "--json").stdout)["learned_ports"][0]["port"] == 38000
+    assert "38000" not in call("status", AMIWATCH_PORTS="5060").stdout
 
 
 def test_one_pbx_that_is_not_heard_is_named(call, fill):

@@ -90,8 +90,8 @@ async def login(it: Watched, phone: str) -> None:
     await it.pbx.emit(attempt_bytes(Case.RIGHT_PASSWORD, source=phone))
 
 
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+async def until(is_so: Callable[[], bool], seconds: float = 5) -> None:
+    async with asyncio.timeout(seconds):
         while not is_so():  # noqa: ASYNC110 - the daemon looks; nobody tells it
             await asyncio.sleep(0.1)
 
@@ -106,6 +106,7 @@ async def test_one_command_limits_strangers_and_nobody_else_until_it_is_taken_ba
         assert caller.gets_through(STRANGER, 9) == 3
         assert caller.gets_through(PHONE, 30) == 30
         assert caller.gets_through(CARRIER, 30) == 30
+        await until(lambda: it.daemon.limited == 6, seconds=20)
     assert caller.gets_through(STRANGER, 9) == 0  # the daemon's end ends nothing
     assert caller.gets_through(PHONE, 9) == 9
     async with guarded():
