@@ -118,6 +118,13 @@ def is_crowd_of_phones(source: Source) -> bool:
     return len(times) <= RETRIES * phones * (1 + (times[-1] - times[0]) / PHONE_PAUSE) if times else True
 
 
+def is_pace_of_site(source: Source) -> bool:
+    """Tell whether the accounts that exist and fail here come as often as phones try again."""
+    times = (source.times[Measure.ATTEMPTS] or [])[-HISTORY:]
+    pauses = (times[-1] - times[0]) / PHONE_PAUSE if times else 0.0
+    return len(times) <= len(source.guessed) * (RETRIES + pauses)
+
+
 def is_like_its_storm(source: Source, usual: float) -> bool:
     """
     Tell whether this may be a small office, or somebody whose address a forger of many addresses uses.

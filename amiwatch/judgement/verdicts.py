@@ -46,6 +46,7 @@ from amiwatch.judgement.trouble import (
     is_crowd_of_phones,
     is_like_its_storm,
     is_pace_of_phone,
+    is_pace_of_site,
     is_steady_phone,
     is_too_early,
 )
@@ -205,7 +206,7 @@ class Verdicts:
     def _excuse_moved(self, key: int, source: Source, event: SecurityEvent, now: float) -> Sequence[Verdict] | None:
         """Return what takes the place of a ban if this is a site that moved here: None if it is not."""
         home = self._moved_from(key, source, now)
-        if home is None or not is_crowd_of_phones(source):
+        if home is None or not is_pace_of_site(source):
             return None
         silence = now - self._trust.heard(home)
         return self.alarms.tell("site_moved", key, event, now, lambda: moved_reason(source, key_network(home), silence))

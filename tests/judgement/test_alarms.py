@@ -20,6 +20,12 @@ def test_every_kind_that_is_raised_has_its_advice() -> None:
     assert raised <= ALERTS.keys()
 
 
+def test_every_kind_with_an_advice_is_raised_somewhere() -> None:
+    sources = (path.read_text() for path in PACKAGE.parent.rglob("*.py") if path.name != "alerts.py")
+    others = "\n".join(sources)
+    assert {kind for kind in ALERTS if f'"{kind}"' not in others} == set()
+
+
 @pytest.mark.parametrize("kind", ALERTS)
 def test_an_advice_is_one_sentence(kind: str) -> None:
     assert re.fullmatch(r"[A-Z][^.]*(\.[a-z][^.]*)*\.", ALERTS[kind])
