@@ -85,6 +85,7 @@ def fill(path: Path, count: int) -> None:
         db.execute("PRAGMA synchronous = OFF")
         db.execute("BEGIN")
         db.executemany(statements.INSERT_BAN, rows)
+        db.execute("INSERT INTO offenders SELECT sort_key, network, at, at, until, level, 1 FROM bans")
         db.execute("COMMIT")
 
 
