@@ -399,6 +399,7 @@ class Daemon:
         return was_banned
 
     def _release(self, network: IPNetwork) -> None:
+        self.judge.neighbours.forget(source_key(network.network_address))
         self._enforcer.lift(network)
         self.hold.settle(network)
         self.hold.forced.discard(network)
