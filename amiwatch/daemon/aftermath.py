@@ -1,7 +1,10 @@
 """
 After the ban is in the kernel: what stood already between the source and this host is cut.
 
-Rule 1: never in the way of a ban. It is done in a thread, for many sources at once, and a tenth of the time at most.
+Rule 1: never an ssh session: whoever tries a ban that shuts him out, and lets it be undone (``--confirm``), goes on in
+his.
+
+Rule 2: never in the way of a ban. It is done in a thread, for many sources at once, and a tenth of the time at most.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 
+from amiwatch.daemon.listening import ssh_ports
 from amiwatch.errors import FirewallError
 from amiwatch.firewall import connections, sessions
 from amiwatch.firewall.scope import Scope
@@ -91,7 +95,7 @@ class Aftermath:
             self._idle.set()
 
     async def _cut(self, networks: Sequence[IPNetwork]) -> None:
-        cut = await self._done(lambda: sessions.cut(networks, self._scope())) if self._can_cut else 0
+        cut = await self._done(lambda: sessions.cut(networks, self._scope(), ssh_ports)) if self._can_cut else 0
         forgotten = 0
         if self._forgets and connections.are_tracked():
             forgotten = await self._done(lambda: connections.forget(networks))

@@ -19,7 +19,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from amiwatch.errors import FirewallError, FirewallPermission
@@ -59,23 +59,23 @@ class CutUnsupported(FirewallError):
     """The kernel lists sockets, but was built without a way to end them (CONFIG_INET_DIAG_DESTROY)."""
 
 
-def cut(networks: Sequence[IPNetwork], scope: Scope) -> int:
+def cut(networks: Sequence[IPNetwork], scope: Scope, spared: Callable[[], Collection[int]] = tuple) -> int:
     """
     End the TCP sessions of these sources at the ports of a scope; return how many there were.
 
-    Blocks for as long as the kernel takes to walk over its TCP sockets: call it in a thread. Needs CAP_NET_ADMIN.
-    Raises FirewallError, FirewallPermission, CutUnsupported.
+    ``spared`` names local ports at which none is ended; it is asked only where there is one to end. Blocks for as long
+    as the kernel takes to walk over its TCP sockets: call it in a thread. Needs CAP_NET_ADMIN. Raises FirewallError,
+    FirewallPermission, CutUnsupported.
     """
-    count = 0
     try:
         with Netlink(_SOCK_DIAG) as netlink:
-            for begin in range(0, len(networks), NETWORKS):
-                for session in list(_listed(netlink, networks[begin : begin + NETWORKS])):
-                    if scope.has("tcp", session.local_port):
-                        count += _is_ended(netlink, session)
+            parts = [networks[begin : begin + NETWORKS] for begin in range(0, len(networks), NETWORKS)]
+            found = [session for part in parts for session in _listed(netlink, part)]
+            closed = [session for session in found if scope.has("tcp", session.local_port)]
+            kept = spared() if closed else ()
+            return sum(_is_ended(netlink, session) for session in closed if session.local_port not in kept)
     except OSError as exc:
         raise _failure(exc.errno or errno.EIO) from exc
-    return count
 
 
 def _listed(netlink: Netlink, networks: Sequence[IPNetwork]) -> Iterator[Session]:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
@@ -67,7 +68,7 @@ async def test_the_packets_of_a_ban_are_summed_up_over_a_restart(guarded: Start,
 
 
 async def test_the_session_of_an_attacker_ends_with_his_ban(guarded: Start, wire: Wire) -> None:
-    began, ended = asyncio.Event(), asyncio.Event()
+    began, ended, closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def asterisk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         began.set()
@@ -76,6 +77,9 @@ async def test_the_session_of_an_attacker_ends_with_his_ban(guarded: Start, wire
         except ConnectionAbortedError:
             ended.set()
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        closed.set()
 
     loop = asyncio.get_running_loop()
     async with guarded() as it, await asyncio.start_server(asterisk, wire.here[4], 5061):
@@ -86,6 +90,7 @@ async def test_the_session_of_an_attacker_ends_with_his_ban(guarded: Start, wire
             await it.attack(ATTACKER, transport="TLS")
             async with asyncio.timeout(10):
                 await ended.wait()
+            await closed.wait()
             await it.daemon.aftermath.settle()
         assert it.daemon.books.status().counters["sessions_cut"] == 1
 

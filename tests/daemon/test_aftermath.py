@@ -44,7 +44,7 @@ class Asterisk:
     """Reads from whoever connects, and notices how that ends."""
 
     def __init__(self) -> None:
-        self.began, self.ended = asyncio.Event(), asyncio.Event()
+        self.began, self.ended, self.closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.began.set()
@@ -53,6 +53,9 @@ class Asterisk:
         except ConnectionAbortedError:
             self.ended.set()
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        self.closed.set()
 
 
 @asynccontextmanager
@@ -64,6 +67,7 @@ async def session(wire: Wire) -> AsyncIterator[tuple[Asterisk, socket.socket]]:
             await loop.sock_connect(far, (wire.here[4], 8089))
             await asterisk.began.wait()
             yield asterisk, far
+        await asterisk.closed.wait()
 
 
 async def test_a_session_ends_at_both_sides_once_its_source_is_banned(wire: Wire) -> None:

@@ -92,6 +92,13 @@ def test_a_session_to_another_port_of_ours_stays(open_session, family: int) -> N
     assert shell.is_cut()
 
 
+def test_a_spared_port_is_left_alone_whatever_the_scope(open_session, family: int) -> None:
+    shell, sip = open_session(ATTACKER[family], port=2222), open_session(ATTACKER[family], port=5060)
+    assert sessions.cut([NETWORKS[family]], EVERYTHING, lambda: {2222}) == 1
+    assert sip.is_cut()
+    assert shell.is_alive()
+
+
 def test_ipv4_at_a_socket_for_both_families_is_cut(open_session) -> None:
     attacker = open_session(ATTACKER[4], at="::")
     assert sessions.cut([NETWORKS[4]], Scope()) == 1
