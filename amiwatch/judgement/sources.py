@@ -205,6 +205,10 @@ class Windows:
         if len(each) > HISTORY:
             del each[next(iter(each))]
 
+    def number(self, measure: Measure) -> int:
+        """Return how many of this measure are kept."""
+        return len(self.accounts) if measure is _ACCOUNTS else len(self.kept(measure))
+
     def newest(self, measure: Measure, limit: int) -> float | None:
         """Return when the ``limit``-th newest of this measure was; None if there were fewer."""
         if measure is _ACCOUNTS:
@@ -221,7 +225,7 @@ class Windows:
 
     def kept(self, measure: Measure) -> Sequence[float]:
         """Return the times that are kept of this measure; of one account, those of the account tried last."""
-        if measure is Measure.ONE_ACCOUNT:
+        if measure is _ONE_ACCOUNT:
             return next(reversed(self.each.values())) if self.each else ()
         return self.times[measure] or ()
 

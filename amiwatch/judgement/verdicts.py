@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import ceil
+from math import ceil, inf
 from random import Random
 
 from amiwatch.judgement.alarms import Alarms, Ceiling
@@ -115,6 +115,11 @@ class Verdicts:
             for measure in Measure
         ]
         """Measure → its rows: as they hold for proven evidence, and for any."""
+        self._least = tuple(
+            min((_limit(rule, BAD_NEIGHBOURS if measure is Measure.ACCOUNTS else 1) for rule, _ in rows), default=inf)
+            for measure, rows in zip(Measure, self._rules, strict=True)
+        )
+        """Measure → below how many no row can be met: nearly always."""
 
     def spare(self, networks: Mapping[IPNetwork, str]) -> None:
         """Never ban these networks, each with the words that say why; replaces earlier ones."""
@@ -137,6 +142,8 @@ class Verdicts:
         is_trusted = self._trust.has(key, now)
         excused: Sequence[Verdict] = ()
         for measure in measures:
+            if source.number(measure) < self._least[measure]:
+                continue
             # An office earns patience for its own people, not for an enumeration from its address.
             factor = self._factor(key, now, is_trusted) if measure is Measure.ACCOUNTS else 1
             for rule, any_rule in self._rules[measure]:
