@@ -21,6 +21,14 @@ from amiwatch.store.records import AlertRecord, BanRecord, OffenderRecord, Store
 SHOWN = 10
 """Items of each part that are told to a person; the JSON has more."""
 
+INSTEAD = frozenset(
+    {
+        "broken_phone", "broken_site", "site_moved", "shared_address", "unknown_carrier", "trusted_offender",
+        "allowed_offender", "chan_sip_offender",
+    }
+)  # fmt: skip
+"""Kinds of alerts that are raised in the place of a ban: they say why there is none."""
+
 WEEK = 7 * DAY
 """How far back the attempts themselves are told and judged again, in seconds: the longest window of any rule."""
 
@@ -212,7 +220,7 @@ def _because(story: Story) -> Iterator[str]:
         return
     if story.protection:
         return
-    yield from (visible(_without_advice(one)) for one in merged(story.alerts))
+    yield from (visible(_without_advice(one)) for one in merged(story.alerts) if one.kind in INSTEAD)
     in_force = next(iter(story.otherwise), None)
     if in_force is not None and in_force.nearest:
         yield in_force.nearest
@@ -220,8 +228,8 @@ def _because(story: Story) -> Iterator[str]:
 
 def _not_told(story: Story) -> list[AlertRecord]:
     """Return the alerts that no other part tells in words."""
-    is_told = not (story.told or story.protection or story.is_wide)
-    return [*(() if is_told else story.alerts), *story.others]
+    told = frozenset[str]() if story.told or story.protection or story.is_wide else INSTEAD
+    return [*(one for one in story.alerts if one.kind not in told), *story.others]
 
 
 def merged(alerts: Iterable[AlertRecord]) -> list[AlertRecord]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from amiwatch.cli.story import SHOWN
+from amiwatch.cli.story import INSTEAD, SHOWN
 from amiwatch.judgement.alerts import ALERTS
 from amiwatch.judgement.rules import DAY, HOUR, POLICIES
 from amiwatch.judgement.values import SecurityEvent, source_network
@@ -302,3 +302,18 @@ def test_hostile_accounts_are_visible_in_every_story(call, lived):
         result = call("why", *arguments)
         assert result.exit_code == 0
         assert all(line.isprintable() for line in result.stdout.splitlines())
+
+
+def test_an_alert_that_explains_no_ban_is_told_as_what_it_is(call, lived):
+    assert ALERTS.keys() > INSTEAD
+    lived(
+        *attempts(Case.WRONG_PASSWORD, *["400"] * 7, source=SOURCE, at=NOW - HOUR, step=4),
+        *attempts(Case.RIGHT_PASSWORD, "400", source=SOURCE, at=NOW - HOUR + 60),
+    )
+    story = call("why", SOURCE).stdout
+    assert lines(story, "why not") == [
+        "it came to 7 of 10 password guesses on existing accounts within 10 min (rule 'guess')"
+    ]
+    assert "password_found about '400': '400' logged in after 7 wrong passwords" in lines(story, "alerts")[0]
+    assert lines(story, "to do")[0].startswith("password_found (account '400'): Change the password")
+    assert lines(story, "trust")[0].startswith("none: its logins earned none")
