@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from itertools import islice
 from pathlib import Path
 
 from pyroute2 import AsyncIPRoute
@@ -25,6 +26,15 @@ log = logging.getLogger(__name__)
 
 RESOLVERS = Path("/etc/resolv.conf")
 SESSIONS = Path("/run/utmp")
+LOGIND = Path("/run/systemd/sessions")
+"""A file for each session, with ``REMOTE_HOST=`` in it: distributions of today write no utmp any more."""
+
+MAX_SESSIONS = 1000
+"""Files of sessions that are looked at."""
+
+SESSION_LIMIT = 8192
+"""Characters read of each: it has some five hundred."""
+
 SESSIONS_LIMIT = 1024 * 1024
 """Bytes read of the list of sessions: some 2,700 of them."""
 
@@ -33,6 +43,8 @@ _SESSION = struct.Struct("<hxxi32s4s32s256shhiii16s20x")
 
 _USER_PROCESS = 7
 """``ut_type`` of a session of somebody who is logged in."""
+
+LOGGED_IN = "somebody logged in from there"
 
 OWN = "an address of this machine"
 """Why our own addresses are safe: not even force bans them."""
@@ -51,7 +63,7 @@ more)."""
 async def safe_networks() -> dict[IPNetwork, str]:
     """Return what must never be banned here, each with the words that say why."""
     found = await _routing()
-    local = await asyncio.to_thread(lambda: [*_resolvers(), *_sessions()])
+    local = await asyncio.to_thread(lambda: [*_resolvers(), *_sessions(), *_logind_sessions()])
     return {ip_network(address): why for address, why in [*found, *local] if not address.is_unspecified}
 
 
@@ -146,7 +158,23 @@ def _sessions() -> Iterator[tuple[IPAddress, str]]:
     whole = len(data) - len(data) % _SESSION.size
     for kind, *_, packed in _SESSION.iter_unpack(data[:whole]):
         if kind == _USER_PROCESS and any(packed):
-            yield (IPv6Address(packed) if any(packed[4:]) else IPv4Address(packed[:4])), "somebody logged in from there"
+            yield (IPv6Address(packed) if any(packed[4:]) else IPv4Address(packed[:4])), LOGGED_IN
+
+
+def _logind_sessions() -> Iterator[tuple[IPAddress, str]]:
+    """List from where people are logged in now, as logind keeps it."""
+    with suppress(OSError):
+        for path in islice(LOGIND.iterdir(), MAX_SESSIONS):
+            if path.is_file():  # a pipe stands beside each
+                yield from _remote_host(path)
+
+
+def _remote_host(path: Path) -> Iterator[tuple[IPAddress, str]]:
+    with suppress(OSError), path.open(errors="replace") as file:
+        for line in file.read(SESSION_LIMIT).splitlines():
+            name, _, text = line.partition("=")
+            if name == "REMOTE_HOST" and (address := _parsed(text)) is not None:
+                yield address, LOGGED_IN
 
 
 def _parsed(text: str) -> IPAddress | None:

@@ -9,7 +9,7 @@ from amiwatch.daemon.enforcer import Enforcer
 from amiwatch.firewall.monitor import Monitor, watch
 from amiwatch.firewall.table import RULES
 
-LOOK_TIME = 2.0
+LOOK_TIME = 1.5
 """Seconds between two looks where nothing was told: a flushed set is full again, and a rule back, within 5 s."""
 
 QUIET_TIME = 0.7

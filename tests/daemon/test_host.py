@@ -1,6 +1,7 @@
 """Who is never banned because of this machine, and a name server that does not answer."""
 
 import asyncio
+import os
 import socket
 import struct
 import threading
@@ -18,6 +19,7 @@ from amiwatch.testing.netns import Wire
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(host, "RESOLVERS", tmp_path / "resolv.conf")
     monkeypatch.setattr(host, "SESSIONS", tmp_path / "utmp")
+    monkeypatch.setattr(host, "LOGIND", tmp_path / "sessions")
     return tmp_path
 
 
@@ -50,6 +52,19 @@ async def test_administrators_who_are_logged_in_are_safe(files: Path) -> None:
     safe = await host.safe_networks()
     assert {ip_network(four), ip_network(six)} <= safe.keys()
     assert ip_network("198.51.100.10") not in safe
+
+
+async def test_administrators_whom_only_logind_knows_are_safe_and_its_pipes_hang_nobody(files: Path) -> None:
+    sessions = files / "sessions"
+    sessions.mkdir()
+    (sessions / "4").write_text("# private\nUID=0\nREMOTE=1\nREMOTE_HOST=198.51.100.9\nSERVICE=sshd\n")
+    (sessions / "5").write_text("REMOTE_HOST=2001:db8::9%eth0\n")
+    (sessions / "6").write_text("REMOTE_HOST=home.example\nREMOTE=1\n")
+    (sessions / "7").write_bytes(b"\xff\xfe\0REMOTE_HOST")
+    os.mkfifo(sessions / "4.ref")
+    async with asyncio.timeout(5):
+        safe = await host.safe_networks()
+    assert {ip_network("198.51.100.9"), ip_network("2001:db8::9")} <= safe.keys()
 
 
 async def test_missing_files_are_no_error(files: Path) -> None:

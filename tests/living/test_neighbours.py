@@ -12,6 +12,7 @@ import pytest
 
 from amiwatch.testing.netns import Wire
 from tests.daemon.test_end_to_end import ATTACKER, ATTACKER6, PHONE, arrives
+from tests.firewall.conftest import SBIN
 from tests.living.conftest import Guarded, both, run, theirs, until_dropped
 
 pytestmark = pytest.mark.kernel
@@ -131,6 +132,26 @@ async def test_a_long_reconcile_time_delays_no_repair(guarded: Guarded, wire: Wi
         for harm in (lambda: run("ipset", "flush"), lambda: run("nft", "flush", "ruleset")):
             await asyncio.to_thread(harm)
             await until_dropped(wire)
+
+
+@pytest.mark.parametrize("backend", ["ipset"])
+async def test_with_the_older_iptables_which_the_kernel_tells_nobody_of(
+    guarded: Guarded, wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    legacy = shutil.which("xtables-legacy-multi", path=SBIN)
+    if legacy is None or "PREROUTING" not in run("iptables-legacy", "-t", "raw", "-S", check=False):
+        pytest.skip("there is no iptables-legacy")
+    for program in ("iptables", "ip6tables"):
+        for name in (program, f"{program}-restore"):
+            (tmp_path / name).symlink_to(legacy)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    async with guarded():
+        assert "LIVING" in run("iptables-legacy", "-t", "raw", "-S")
+        for program in ("iptables-legacy", "ip6tables-legacy"):
+            for table in ("raw", "mangle", "filter"):
+                run(program, "-t", table, "-F")
+        assert arrives(wire, ATTACKER)
+        await until_dropped(wire)
 
 
 async def test_an_established_flow_of_the_banned_is_dropped_too(guarded: Guarded, wire: Wire) -> None:
