@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -21,6 +23,7 @@ from amiwatch.testing.asterisk import FakeAsterisk
 from amiwatch.testing.builders import event_bytes
 from amiwatch.testing.netns import Wire
 from tests.daemon.conftest import Start
+from tests.firewall.conftest import SBIN
 
 pytestmark = pytest.mark.kernel
 
@@ -134,3 +137,38 @@ async def test_a_ban_by_hand_cuts_sessions_without_a_daemon_too(
             await Daemon(settings).attend_once()
             with pytest.raises(ConnectionAbortedError):
                 near.recv(1)
+
+
+@pytest.mark.parametrize("guarded", ["ipset"], indirect=True)
+async def test_a_rule_behind_an_accept_of_the_established_drops_an_attacker_all_the_same(
+    guarded: Start, wire: Wire
+) -> None:
+    accepting = ["INPUT", "-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "ACCEPT"]
+    dropping = ["INPUT", "-m", "set", "--match-set", f"{PREFIX}4", "src", "-j", "DROP"]
+
+    def iptables(*arguments: str) -> None:
+        subprocess.run(["iptables", *arguments], check=True, env={**os.environ, "PATH": SBIN})
+
+    def talks() -> bool:
+        with wire.receiver(5060, timeout=0.5) as pbx:
+            wire.send_from(ATTACKER, 5060, b"REGISTER")
+            try:
+                _, sender = pbx.recvfrom(100)
+            except TimeoutError:
+                return False
+            pbx.sendto(b"401", sender)
+            return True
+
+    async with guarded(drop_rule="manual") as it:
+        iptables("-A", *accepting)
+        iptables("-A", *dropping)
+        try:
+            assert talks()
+            await it.attack(ATTACKER)
+            await it.watcher.until_banned(str(NETWORK))
+            await it.daemon.aftermath.settle()
+            assert it.daemon.aftermath.connections == 1
+            assert not talks()
+        finally:
+            iptables("-D", *accepting)
+            iptables("-D", *dropping)
