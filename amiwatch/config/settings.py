@@ -236,8 +236,8 @@ class Settings(BaseSettings):
     )
     tripwires: Annotated[frozenset[str], BeforeValidator(texts.accounts)] = Field(
         default=POLICY.tripwires,
-        description="Accounts that nobody honest uses: one attempt on them bans. A list with commas; `suggested` "
-        "stands for names that no PBX has.",
+        description="Accounts that nobody honest uses: one attempt on them bans, over UDP the second. A list with "
+        "commas; `suggested` stands for names that no PBX has.",
     )
     ban_chan_sip: Flag = Field(
         default=POLICY.ban_chan_sip,

@@ -74,8 +74,7 @@ _M, _U = Measure, Unless
 _OFF = (0, 0)
 
 OFFICE: tuple[Rule, ...] = (
-    # A forger can name a tripwire with one packet, but must know the list: once is once.
-    _rule("tripwire", _M.TRIPWIRE, (1, 1), 7 * DAY),
+    _rule("tripwire", _M.TRIPWIRE, (1, 2), 7 * DAY),
     _rule("scan_rush", _M.ACCOUNTS, (4, 5), 10, _U.CARRIER, _U.CROWD),
     _rule("scan", _M.ACCOUNTS, (4, 5), 10 * MINUTE, _U.CARRIER, _U.CROWD),
     _rule("scan_day", _M.ACCOUNTS, (5, 6), DAY, _U.CARRIER, _U.CROWD),
@@ -97,7 +96,7 @@ OFFICE: tuple[Rule, ...] = (
 """For offices and most others: phones come from anywhere, people mistype, carriers ping."""
 
 CLOSED: tuple[Rule, ...] = (
-    _rule("tripwire", _M.TRIPWIRE, (1, 1), 7 * DAY),
+    _rule("tripwire", _M.TRIPWIRE, (1, 2), 7 * DAY),
     _rule("scan_rush", _M.ACCOUNTS, (1, 2), 10),
     _rule("scan", _M.ACCOUNTS, (1, 2), 10 * MINUTE),
     _rule("scan_day", _M.ACCOUNTS, (1, 2), DAY),

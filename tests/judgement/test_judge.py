@@ -45,8 +45,7 @@ def test_every_rule_has_a_name_of_its_own_and_a_limit_that_memory_covers() -> No
 def test_unproven_evidence_needs_more_in_every_row_where_a_forger_could_choose_it() -> None:
     for policy in POLICIES.values():
         for rule in policy:
-            always = rule.measure is Measure.AMI or (rule.measure is Measure.TRIPWIRE and rule.limit == 1)
-            assert (rule.unproven_limit == rule.limit) is (always or not rule.limit)
+            assert (rule.unproven_limit == rule.limit) is (rule.measure is Measure.AMI or not rule.limit)
 
 
 # Every row of the table. One rule at a time is in force, so that no other one bans first.
@@ -886,7 +885,7 @@ def test_alternating_accounts_are_no_monitor() -> None:
 
 def test_an_empty_account_counts_like_any_other() -> None:
     story = Story(tripwires=frozenset({""}))
-    assert bans(story.attempt(Case.UNKNOWN_ACCOUNT, account=""))
+    assert bans(story.attempt(Case.UNKNOWN_ACCOUNT, account="", transport="TCP"))
 
 
 def test_refusals_by_an_acl_count_by_account_though_the_call_id_stays() -> None:
@@ -932,7 +931,13 @@ def test_a_success_never_lowers_what_was_counted_on_other_accounts() -> None:
 def test_a_tripwire_is_compared_without_case_and_bans_at_once() -> None:
     for case in (Case.UNKNOWN_ACCOUNT, Case.WRONG_PASSWORD):
         story = Story(tripwires=frozenset({"Admin"}))
-        assert [ban.rule for ban in bans(story.attempt(case, account="aDMIN"))] == ["tripwire"]
+        assert [ban.rule for ban in bans(story.attempt(case, account="aDMIN", transport="TLS"))] == ["tripwire"]
+
+
+def test_one_packet_that_could_be_forged_touches_a_tripwire_and_bans_nobody() -> None:
+    story = Story(tripwires=frozenset({"admin"}))
+    assert not story.attempt(Case.UNKNOWN_ACCOUNT, account="admin")
+    assert [ban.rule for ban in bans(story.attempt(Case.UNKNOWN_ACCOUNT, account="admin"))] == ["tripwire"]
 
 
 def test_a_user_of_the_manager_is_no_tripwire() -> None:
