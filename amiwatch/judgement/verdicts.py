@@ -202,6 +202,8 @@ class Verdicts:
             return ()
         if Unless.CARRIER in rule.unless and not source.has_password and is_calm_caller(source, rule.measure, begin):
             return self.alarms.tell("unknown_carrier", key, event, now, lambda: quiet_reason(source, rule, now))
+        if source.unnamed and self._is_shared(key, now):
+            return None  # nobody says that these attempts are one account's
         if Unless.PHONE in rule.unless and is_steady_phone(source, rule.measure):
             return self.alarms.tell("broken_phone", key, event, now, lambda: phone_reason(source, event))
         if Unless.PHONE in rule.unless and is_broken_site(source):

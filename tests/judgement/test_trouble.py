@@ -6,7 +6,7 @@ from amiwatch.judgement.rules import DAY, HOUR
 from amiwatch.judgement.trouble import BROKEN_PHONES
 from amiwatch.judgement.verdicts import SHARED, SILENCE
 from amiwatch.testing.builders import Case
-from tests.judgement.stories import ATTACKER, PHONE, Story, logs_in
+from tests.judgement.stories import ATTACKER, PHONE, Story, logs_in, new_session, one
 
 OLD, NEW = "192.0.2.7", "198.51.100.7"
 
@@ -169,3 +169,15 @@ def test_an_office_is_no_shared_address() -> None:
         logs_in(story, ATTACKER, str(1001 + number), transport="TCP")
     story.tries(Case.UNKNOWN_ACCOUNT_ANSWERED, (f"x{n}" for n in range(30)), every=0.1, transport="TCP")
     assert story.banned() == {f"{ATTACKER}/32"}
+
+
+def test_a_steady_stranger_behind_a_shared_address_is_no_broken_phone_if_nobody_names_him() -> None:
+    """FreePBX: who comes through the proxy shows only in the answer to a challenge."""
+    story = Story()
+    for number in range(SHARED):
+        logs_in(story, "10.0.0.5", str(1001 + number), transport="TCP")
+    for _ in range(30):
+        story.wait(30)
+        details = {"account": "<unknown>", "source": "10.0.0.5", "session": new_session(), "transport": "TCP"}
+        story.see(one("ChallengeSent", **details), one("ChallengeResponseFailed", **details))
+    assert story.kinds() == ["shared_address"]
