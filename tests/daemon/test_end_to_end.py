@@ -4,14 +4,17 @@ import asyncio
 import ipaddress
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from amiwatch.firewall import libnftables
 from amiwatch.firewall.base import Entry
 from amiwatch.firewall.ipset import IpsetFirewall
 from amiwatch.firewall.rule import DropRule
+from amiwatch.firewall.table import make_firewall, make_rule
 from amiwatch.store import requests
 from amiwatch.store.reader import Reader
 from amiwatch.testing.asterisk import FakeAsterisk
@@ -32,13 +35,29 @@ def wire() -> Iterator[Wire]:
         yield cable
 
 
-@pytest.fixture(autouse=True)
-async def clean_kernel() -> None:
-    """Begin without anything of ours in the namespace that all tests share."""
-    await DropRule().remove()
-    firewall = IpsetFirewall()
+async def clear(kind: str) -> None:
+    """Leave nothing of ours in the namespace that all tests share."""
+    rule, firewall = make_rule(kind), make_firewall(kind)
+    assert rule is not None
+    await rule.remove()
     await firewall.remove_sets()
     await firewall.close()
+
+
+@pytest.fixture(autouse=True)
+async def clean_kernel() -> None:
+    await clear("ipset")
+
+
+@pytest.fixture(params=["ipset", "nftables"])
+async def either(request: pytest.FixtureRequest, watched: Start) -> AsyncIterator[Start]:
+    """Start a daemon with each backend; for what must be so whichever it is."""
+    if request.param == "nftables" and (why := libnftables.missing()):
+        pytest.skip(why)
+    await clear(request.param)
+    # In capitals it is the setting; ``firewall`` would be a firewall of our own instead.
+    yield partial(watched, FIREWALL=request.param)
+    await clear(request.param)
 
 
 def arrives(wire: Wire, address: str, *, port: int = 5060) -> bool:
@@ -62,9 +81,9 @@ async def outcome(path: Path, number: int) -> requests.Outcome:
     ("attacker", "network"), [(ATTACKER, f"{ATTACKER}/32"), (ATTACKER6, "2001:db8:bad::/64")], ids=["IPv4", "IPv6"]
 )
 async def test_an_attacker_stops_arriving_and_arrives_again_after_unban(
-    watched: Start, wire: Wire, attacker: str, network: str, tmp_path: Path
+    either: Start, wire: Wire, attacker: str, network: str, tmp_path: Path
 ) -> None:
-    async with watched() as it:
+    async with either() as it:
         assert arrives(wire, attacker)
         await it.attack(attacker)
         await it.watcher.until_banned(network)
@@ -80,8 +99,8 @@ async def test_an_attacker_stops_arriving_and_arrives_again_after_unban(
             assert reader.evidence(ban.id)
 
 
-async def test_the_recorded_minute_ends_with_attackers_dropped_and_phones_heard(watched: Start, wire: Wire) -> None:
-    async with watched() as it:
+async def test_the_recorded_minute_ends_with_attackers_dropped_and_phones_heard(either: Start, wire: Wire) -> None:
+    async with either() as it:
         await it.pbx.play(FOLDER / "ast22-pjsip-mixed-60s.ami")
         await it.watcher.until_banned("198.51.100.20/32", "198.51.100.21/32", "198.51.100.23/32", "2001:db8:bad::/64")
         for attacker in ("198.51.100.20", "198.51.100.21", "198.51.100.23", "2001:db8:bad::20"):
@@ -90,20 +109,20 @@ async def test_the_recorded_minute_ends_with_attackers_dropped_and_phones_heard(
             assert arrives(wire, phone)
 
 
-async def test_other_ports_of_the_host_stay_open_to_a_banned_address(watched: Start, wire: Wire) -> None:
-    async with watched() as it:
+async def test_other_ports_of_the_host_stay_open_to_a_banned_address(either: Start, wire: Wire) -> None:
+    async with either() as it:
         await it.attack(ATTACKER)
         await it.watcher.until_banned(f"{ATTACKER}/32")
         assert not arrives(wire, ATTACKER)
         assert arrives(wire, ATTACKER, port=2222)
 
 
-async def test_bans_outlive_the_daemon(watched: Start, wire: Wire) -> None:
-    async with watched() as it:
+async def test_bans_outlive_the_daemon(either: Start, wire: Wire) -> None:
+    async with either() as it:
         await it.attack(ATTACKER)
         await it.watcher.until_banned(f"{ATTACKER}/32")
     assert not arrives(wire, ATTACKER)
-    async with watched() as it:
+    async with either() as it:
         assert len(it.daemon.judge.ledger) == 1
         assert not arrives(wire, ATTACKER)
 
@@ -174,8 +193,8 @@ async def test_an_unknown_entry_of_our_set_is_adopted(watched: Start, wire: Wire
         assert (ban.address, ban.origin) == ("203.0.113.9", "recovered")
 
 
-async def test_a_full_set_gives_up_the_ban_that_ends_soonest(watched: Start, wire: Wire, tmp_path: Path) -> None:
-    async with watched(set_size="3") as it:
+async def test_a_full_set_gives_up_the_ban_that_ends_soonest(either: Start, wire: Wire, tmp_path: Path) -> None:
+    async with either(set_size="3") as it:
         for target, seconds in (("203.0.113.1", 500), ("203.0.113.2", 100), ("203.0.113.3", 900)):
             asked = await asyncio.to_thread(
                 requests.ask, tmp_path / "amiwatch.db", "ban", target, seconds=seconds, by="a test"

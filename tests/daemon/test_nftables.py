@@ -1,7 +1,6 @@
-"""The whole way with nftables: from an attack to a packet that no longer arrives, and back."""
+"""What is so only with nftables, from an attack to a packet; what is so with either is in ``test_end_to_end.py``."""
 
 import asyncio
-import ipaddress
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -14,10 +13,9 @@ from amiwatch.firewall import libnftables
 from amiwatch.firewall.nftables import NftablesFirewall
 from amiwatch.firewall.nftables_rule import NftablesRule
 from amiwatch.store import requests
-from amiwatch.store.reader import Reader
 from amiwatch.testing.netns import Wire
 from tests.daemon.conftest import Start
-from tests.daemon.test_end_to_end import ATTACKER, ATTACKER6, arrives, outcome
+from tests.daemon.test_end_to_end import ATTACKER, arrives, outcome
 from tests.firewall.conftest import SBIN
 
 pytestmark = pytest.mark.kernel
@@ -47,28 +45,6 @@ async def guarded(watched: Start) -> AsyncIterator[Start]:
     yield partial(watched, FIREWALL=firewall.name, set_name=PREFIX)
     await firewall.remove_sets()
     await firewall.close()
-
-
-@pytest.mark.parametrize(
-    ("attacker", "network"), [(ATTACKER, f"{ATTACKER}/32"), (ATTACKER6, "2001:db8:bad::/64")], ids=["IPv4", "IPv6"]
-)
-async def test_an_attacker_stops_arriving_and_arrives_again_after_unban(
-    guarded: Start, wire: Wire, attacker: str, network: str, tmp_path: Path
-) -> None:
-    async with guarded() as it:
-        assert it.daemon.firewall.name == "nftables"
-        assert arrives(wire, attacker)
-        await it.attack(attacker)
-        await it.watcher.until_banned(network)
-        assert not arrives(wire, attacker)
-        database = tmp_path / "amiwatch.db"
-        asked = await asyncio.to_thread(requests.ask, database, "unban", attacker, by="a test")
-        assert (await outcome(database, asked)).is_done
-        assert arrives(wire, attacker)
-        await it.daemon.flush()
-        with Reader(database) as reader:
-            (ban,) = reader.history(ipaddress.ip_network(network))
-            assert (ban.network, ban.ended_by) == (network, "a test")
 
 
 async def test_a_network_that_is_banned_by_hand_does_not_arrive(guarded: Start, wire: Wire, tmp_path: Path) -> None:
@@ -103,30 +79,6 @@ async def test_what_somebody_flushed_or_deleted_comes_back(guarded: Start, wire:
         async with asyncio.timeout(5):
             while arrives(wire, ATTACKER):  # noqa: ASYNC110 - the daemon looks; nobody tells it
                 await asyncio.sleep(0.2)
-
-
-async def test_bans_outlive_the_daemon(guarded: Start, wire: Wire) -> None:
-    async with guarded() as it:
-        await it.attack(ATTACKER)
-        await it.watcher.until_banned(f"{ATTACKER}/32")
-    assert not arrives(wire, ATTACKER)
-    async with guarded() as it:
-        assert len(it.daemon.judge.ledger) == 1
-        assert not arrives(wire, ATTACKER)
-
-
-async def test_a_full_set_gives_up_the_ban_that_ends_soonest(guarded: Start, wire: Wire, tmp_path: Path) -> None:
-    async with guarded(set_size="3") as it:
-        for target, seconds in (("203.0.113.1", 500), ("203.0.113.2", 100), ("203.0.113.3", 900)):
-            asked = await asyncio.to_thread(
-                requests.ask, tmp_path / "amiwatch.db", "ban", target, seconds=seconds, by="a test"
-            )
-            assert (await outcome(tmp_path / "amiwatch.db", asked)).is_done
-        await it.attack(ATTACKER)
-        await it.watcher.until_banned(f"{ATTACKER}/32")
-        assert not arrives(wire, ATTACKER)
-        assert arrives(wire, "203.0.113.2")
-        assert not arrives(wire, "203.0.113.1")
 
 
 async def test_the_daemon_places_the_rule_itself(guarded: Start) -> None:
