@@ -19,7 +19,10 @@ from amiwatch.judgement.values import Evidence, IPNetwork, source_network
 from amiwatch.store.records import AlertRecord, BanRecord, OffenderRecord, StoredTrust, TriedRecord
 
 SHOWN = 10
-"""Items of each part that are told to a person; the JSON has more."""
+"""Items of each part that are told to a person; the JSON has up to ``KEPT``."""
+
+KEPT = 1000
+"""Rows of each kind that are read: an attacker decides how many there are."""
 
 INSTEAD = frozenset(
     {
@@ -340,12 +343,13 @@ def _advice(story: Story) -> Iterator[str]:
 def record(story: Story) -> dict[str, object]:
     """Return what ``--json`` prints."""
     listing = ban_listing(story.now)
-    bans = [dict(zip(listing.fields, listing.values(ban), strict=True)) for ban in story.bans]
+    bans = [dict(zip(listing.fields, listing.values(one), strict=True)) for one in story.bans[:KEPT]]
+    ban = story.ban
     return {
         "target": story.target,
         "network": str(story.network),
-        "is_banned": story.ban is not None,
-        "ban": next((ban for ban in bans if story.ban and ban["id"] == story.ban.id), None),
+        "is_banned": ban is not None,
+        "ban": dict(zip(listing.fields, listing.values(ban), strict=True)) if ban else None,
         "is_known": story.is_known,
         "never_banned_because": story.protection,
         "evidence": [{**asdict(one), "at": iso(one.at)} for one in story.evidence],
@@ -356,7 +360,7 @@ def record(story: Story) -> dict[str, object]:
         "bans": bans,
         "visits": [
             {"first": iso(one.begin), "last": iso(one.end), "attempts": len(one.attempts), "what": one.words()}
-            for one in sorted(_visits(story, len(story.attempts) + SHOWN), key=lambda one: one.begin)
+            for one in sorted(_visits(story, len(story.attempts) + SHOWN), key=lambda one: one.begin)[-KEPT:]
         ],
         "sources": [
             {**one._asdict(), "first_at": iso(one.first_at), "last_at": iso(one.last_at)} for one in story.sources

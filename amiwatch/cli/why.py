@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from amiwatch.cli.call import Call
     from amiwatch.cli.story import Story
 
-KEPT = 1000
-"""Rows of each kind that are read: an attacker decides how many there are."""
-
 MAX_ATTEMPTS = 20_000
 """The newest attempts that are told and judged again: two seconds of work."""
 
@@ -52,7 +49,7 @@ def why(
 
     say_warnings()
     if account is not None:
-        found = account_story.gather(context.obj.settings(), account, limit=KEPT)
+        found = account_story.gather(context.obj.settings(), account, limit=story.KEPT)
         record, lines, is_known = account_story.record(found), account_story.told(found), found.is_known
     else:
         told = gather(context.obj, target)
@@ -69,7 +66,7 @@ def why(
 def gather(call: Call, target: str) -> Story:
     """Gather the story of an address or a network. Raises UsageError and StoreError."""
     from amiwatch.cli.otherwise import by_every_policy
-    from amiwatch.cli.story import WEEK, Story
+    from amiwatch.cli.story import KEPT, WEEK, Story
     from amiwatch.store.history import past_attempts
 
     settings, wanted, now = call.settings(), network(target), time.time()

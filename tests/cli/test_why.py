@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from amiwatch.cli.story import INSTEAD, SHOWN
+from amiwatch.cli.story import INSTEAD, KEPT, SHOWN
 from amiwatch.judgement.alerts import ALERTS
 from amiwatch.judgement.rules import DAY, HOUR, POLICIES
 from amiwatch.judgement.values import SecurityEvent, source_network
@@ -317,3 +317,14 @@ def test_an_alert_that_explains_no_ban_is_told_as_what_it_is(call, lived):
     assert "password_found about '400': '400' logged in after 7 wrong passwords" in lines(story, "alerts")[0]
     assert lines(story, "to do")[0].startswith("password_found (account '400'): Change the password")
     assert lines(story, "trust")[0].startswith("none: its logins earned none")
+
+
+def test_machines_get_a_bounded_number_of_bans(call, fill):
+    def put(store) -> None:
+        for number in range(1200):
+            store.put_ban(make_ban(f"203.0.{number // 250}.{number % 250}"), pbx="pbx", origin="rule", is_enforced=True)
+
+    fill(put)
+    story = json.loads(call("why", "203.0.0.0/16", "--json").stdout)
+    assert (len(story["bans"]), story["is_banned"]) == (KEPT, False)
+    assert "1200 bans inside it" in call("why", "203.0.0.0/16").stdout
