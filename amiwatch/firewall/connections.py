@@ -26,9 +26,9 @@ _NETFILTER = 12
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
 _ORIGINAL, _ZONE = 1, 18
 _NESTED = 0x8000
-_TUPLE_IP = 1
-_SOURCES = {4: 1, 6: 3}
-"""CTA_IP_V4_SRC, CTA_IP_V6_SRC."""
+_SOURCE = 16
+"""Where the source address lies in each entry: behind the family and three heads (ctnetlink_fill_info begins with it).
+Reading all attributes takes three times as long."""
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -70,11 +70,11 @@ def _masks(networks: Sequence[IPNetwork]) -> dict[int, set[int]]:
 
 def _begun_by(netlink: Netlink, version: int, masks: dict[int, set[int]]) -> Iterator[bytes]:
     """Return what names each entry of these sources."""
+    size = 4 if version == 4 else 16
     for body in netlink.ask(_GET, DUMP, _family(version)):
-        entry = attributes(body[4:])
-        packed = attributes(attributes(entry[_ORIGINAL])[_TUPLE_IP])[_SOURCES[version]]
-        source = int.from_bytes(packed, "big")
+        source = int.from_bytes(body[_SOURCE : _SOURCE + size], "big")
         if any(source & mask in networks for mask, networks in masks.items()):
+            entry = attributes(body[4:])
             zone = attribute(_ZONE, bytes(entry[_ZONE])) if _ZONE in entry else b""
             yield attribute(_ORIGINAL | _NESTED, bytes(entry[_ORIGINAL])) + zone
 
