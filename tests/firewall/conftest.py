@@ -3,14 +3,17 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from ipaddress import IPv4Network, IPv6Network
 from itertools import count
 from typing import TypeVar
 
 import pytest
 
 from amiwatch.firewall import libnftables
+from amiwatch.firewall.base import Firewall
 from amiwatch.firewall.ipset import IpsetFirewall
 from amiwatch.firewall.nftables import NftablesFirewall
+from amiwatch.judgement.values import IPNetwork
 from amiwatch.testing.netns import Wire
 
 SBIN = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -26,6 +29,17 @@ def run(*command: str) -> str:
 
 
 Real = TypeVar("Real", IpsetFirewall, NftablesFirewall)
+
+
+def many(number: int) -> list[IPNetwork]:
+    """Networks of both families and of several widths."""
+    fours = [IPv4Network((0x0A000000 + 256 * i, 32 if i % 3 else 24)) for i in range(number // 2)]
+    sixes = [IPv6Network(((0x20010DB8 << 96) + (i << 64), 64 if i % 5 else 128)) for i in range(number - number // 2)]
+    return [*fours, *sixes]
+
+
+async def networks(firewall: Firewall) -> set[IPNetwork]:
+    return {entry.network for entry in await firewall.entries()}
 
 
 @pytest.fixture

@@ -5,14 +5,14 @@ import os
 import socket
 import subprocess
 import sys
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, ip_network
 
 import pytest
 
 from amiwatch.errors import ConfigurationError, FirewallError
 from amiwatch.firewall.base import Entry
 from amiwatch.firewall.ipset import BATCH, IpsetFirewall
-from tests.firewall.conftest import SBIN, fresh_ipset
+from tests.firewall.conftest import SBIN, fresh_ipset, many, networks
 
 pytestmark = pytest.mark.kernel
 
@@ -32,17 +32,6 @@ def program(*arguments):
 def replace_socket(ipset, descriptor):
     """Put something else under our netlink socket."""
     os.dup2(descriptor, ipset._socket._netlink.socket.fileno())
-
-
-def many(number):
-    """Networks of both families and of several sizes."""
-    fours = [IPv4Network((0x0A000000 + 256 * i, 32 if i % 3 else 24)) for i in range(number // 2)]
-    sixes = [IPv6Network(((0x20010DB8 << 96) + (i << 64), 64 if i % 5 else 128)) for i in range(number - number // 2)]
-    return [*fours, *sixes]
-
-
-async def networks(firewall):
-    return {entry.network for entry in await firewall.entries()}
 
 
 async def test_the_ipset_program_sees_what_we_made(ipset):
@@ -74,21 +63,6 @@ async def test_we_see_what_the_ipset_program_made(ipset):
     assert listed[ip_network("2001:db8::5")].packets == 1
 
 
-async def test_twenty_thousand_entries_come_back_as_they_went():
-    wanted = many(20_000)
-    async with fresh_ipset(maxelem=20_000) as firewall:
-        assert await firewall.add([Entry(network, 3600) for network in wanted]) == []
-        assert [state.count for state in await firewall.states()] == [10_000, 10_000]
-
-        listed = await firewall.entries()
-        assert len(listed) == 20_000
-        assert {entry.network for entry in listed} == set(wanted)
-        assert all(entry.seconds is not None and 3500 < entry.seconds <= 3600 for entry in listed)
-
-        await firewall.remove(wanted[::2])
-        assert await networks(firewall) == set(wanted[1::2])
-
-
 async def test_a_large_batch_that_meets_a_full_set_is_taken_as_far_as_there_is_room():
     crowd = [Entry(network, 600) for network in many(6 * BATCH)]
     room = 2 * BATCH + 17
@@ -98,22 +72,6 @@ async def test_a_large_batch_that_meets_a_full_set_is_taken_as_far_as_there_is_r
         assert [state.count for state in await firewall.states()] == [room, room]
         assert await networks(firewall) | {entry.network for entry in rejected} == {entry.network for entry in crowd}
         assert len(rejected) == len(crowd) - 2 * room
-
-
-async def test_the_event_loop_turns_while_a_large_batch_is_added():
-    turns = 0
-
-    async def turn():
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    async with fresh_ipset(maxelem=20_000) as firewall, asyncio.TaskGroup() as group:
-        busy = group.create_task(turn(), name="busy")
-        await firewall.add([Entry(network, 600) for network in many(20 * BATCH)])
-        busy.cancel()
-    assert turns >= 20
 
 
 async def test_a_set_that_somebody_destroyed_is_made_anew_by_the_next_ban(ipset):
