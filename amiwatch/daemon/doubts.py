@@ -4,7 +4,10 @@ Bans that drop nothing: a banned source that is still heard, and why.
 Rule 1: what was on its way when the ban came is no reason to doubt: only what Asterisk heard ``GRACE`` seconds later,
 several times.
 
-Rule 2: one cause is told once an hour, whoever shows it: a missing rule lets everybody in.
+Rule 2: what was only inferred is told when it is still so ``CONFIRM`` seconds later: somebody may have flushed our
+sets, and they are there again when we look.
+
+Rule 3: one cause is told once an hour, whoever shows it: a missing rule lets everybody in.
 """
 
 from __future__ import annotations
@@ -44,6 +47,12 @@ LOOK_TIME = 1.0
 
 CALM = 60.0
 """Seconds without such an event until a doubt is forgotten; also between two diagnoses, which may list a whole set."""
+
+CONFIRM = 10.0
+"""Seconds until a second look at what can't be seen but only inferred; what was flushed is mended within five."""
+
+INFERRED = frozenset({"other_way", "other_host", "elsewhere", "own_rule", "other_address"})
+"""Causes that remain where sets and rule are right."""
 
 PAUSE = 3600.0
 """Seconds until the same cause is told again."""
@@ -117,6 +126,8 @@ class Doubts:
         self._doubts: dict[IPNetwork, _Doubt] = {}
         self._told: dict[str, float] = {}
         self._diagnosed_at = -CALM
+        self._guess: tuple[str, float] = ("", 0.0)
+        """What was inferred last, and when."""
 
     def begin(self, ban: Ban) -> None:
         """Note that the kernel has a ban from now on."""
@@ -131,6 +142,7 @@ class Doubts:
         repeats, now = [*self._judge.repeats], self._now()
         self._judge.repeats.clear()
         if not self._enforcer.is_blocking or self._enforcer.firewall.name == "none":
+            self._since = now
             return  # nothing is to be dropped, and status says so
         for event, seen_at, pbx in repeats:
             self._note(event, seen_at, pbx)
@@ -167,11 +179,21 @@ class Doubts:
         if doubt.dropped is None:
             doubt.dropped = await self._dropped(doubt.network)
             return
-        self._diagnosed_at = now
-        self.cause = await self._found(doubt)
+        self._diagnosed_at, found = now, await self._found(doubt)
+        if found.kind in INFERRED and not self._is_confirmed(found.kind, now):
+            self._diagnosed_at = now - CALM + CONFIRM
+            return
+        self.cause = found
         if self._told.get(self.cause.kind, -PAUSE) <= now - PAUSE:
             self._told[self.cause.kind] = now
             self._alert(Alert(now, KIND, doubt.source, "", _words(doubt, self.cause)), doubt.pbx)
+
+    def _is_confirmed(self, kind: str, now: float) -> bool:
+        before, at = self._guess
+        if before == kind and now - at <= CALM:
+            return True
+        self._guess = (kind, now)
+        return False
 
     async def _found(self, doubt: _Doubt) -> Cause:
         enforcer = self._enforcer

@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from amiwatch.daemon.doubts import CALM, GRACE, KIND, PAUSE, SEVERAL, SPAN, Doubts
+from amiwatch.daemon.doubts import CALM, CONFIRM, GRACE, KIND, PAUSE, SEVERAL, SPAN, Doubts
 from amiwatch.daemon.enforcer import Enforcer
 from amiwatch.firewall.base import Entry, Firewall
 from amiwatch.firewall.protection import Protection
@@ -186,6 +186,32 @@ async def test_an_asterisk_that_is_elsewhere_is_named(real: Firewall, host: str,
     rule = make_rule(real.name, real.prefix)
     await rule.install(Protection())
     ground = await ground_after_a_ban(real, rule=rule, host=host)
-    await ground.hear(10)
+    await ground.hear(int(GRACE + SPAN + CONFIRM))
+    assert ground.doubts.cause is None
+    await ground.hear(5)
     await rule.remove()
     assert ground.doubts.cause.kind == kind
+    assert len(ground.alerts) == 1
+
+
+@pytest.mark.kernel
+async def test_what_was_flushed_and_is_mended_raises_no_alert(real: Firewall) -> None:
+    rule = make_rule(real.name, real.prefix)
+    await rule.install(Protection())
+    ground = await ground_after_a_ban(real, rule=rule)
+    ground.at += 60
+    await ground.hear(5)  # while the sets were empty; now they are not
+    for _ in range(100):
+        ground.at += 1
+        await ground.doubts.look()
+    await rule.remove()
+    assert ground.alerts == []
+
+
+async def test_after_a_panic_its_packets_are_on_their_way_too(fake: FakeFirewall) -> None:
+    ground = await ground_after_a_ban(fake)
+    ground.enforcer.is_held = True
+    await ground.hear(100)
+    ground.enforcer.is_held = False
+    await ground.hear(100, every=(GRACE - 0.1) / 100)
+    assert ground.alerts == []
