@@ -73,6 +73,8 @@ class Hold:
         was_held, self.panic = self.panic is not None, None
         self._spent = _read_note(self._note)
         self._delete_note()
+        if _read_note(self._note) is not None:
+            log.error("the note of the panic can't be deleted, the next start would take it up: delete %r", self._note)
         if self._daemon.store is not None:
             self._daemon.store.put_resume()
         if was_held:
@@ -117,6 +119,7 @@ class Hold:
         """Take over what the database says, or a note beside it. Raises StoreError."""
         if (left := _read_note(self._note)) is not None:
             self._keep(left)
+            store.put_panic(left)
         if self.panic is None and (panic := await store.panic()) is not None:
             self._keep(panic)
         for trial in await store.trials():
@@ -197,6 +200,8 @@ def read_note(database: Path) -> Panic | None:
 
 def _read_note(path: Path) -> Panic | None:
     try:
+        if not path.is_file():
+            return None
         with path.open("rb") as file:
             text = file.read(NOTE_LIMIT)
         at = path.stat().st_mtime

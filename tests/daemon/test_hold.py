@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
@@ -167,6 +168,27 @@ async def test_a_panic_is_taken_from_a_file_where_the_database_is_locked(site: S
         assert panic is not None
         assert panic.asked_by == "alice"
     assert (await site.ask("resume")).text == "1 ban in force again"
+
+
+async def test_a_panic_in_a_file_that_no_daemon_saw_survives_its_second_start(watched: Start, tmp_path: Path) -> None:
+    firewall, path = FakeFirewall(), tmp_path / "amiwatch.db"
+    async with watched(firewall) as it:
+        await Site(it, firewall, path).ask("ban", "203.0.113.1")
+    leave_note(path, Panic(time.time(), None, "alice", "the phones are dead"))
+    async with watched(firewall) as it:
+        site = Site(it, firewall, path)
+        assert await site.kernel() == {}
+        await site.until(lambda: not note_path(path).exists())
+    async with watched(firewall) as it:
+        site = Site(it, firewall, path)
+        assert await site.kernel() == {}
+        assert (await site.ask("resume")).text == "1 ban in force again"
+
+
+async def test_what_is_no_file_is_no_note_and_hangs_nobody(site: Site) -> None:
+    os.mkfifo(note_path(site.path))
+    await site.ask("ban", "203.0.113.1")
+    assert site.it.daemon.hold.panic is None
 
 
 @pytest.mark.parametrize("text", ["", "stop!", "[]", '{"at": "x"}', "\x00" * 9000])
