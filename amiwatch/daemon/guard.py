@@ -79,9 +79,14 @@ class Guard:
             return frozenset()
         daemon = self._daemon
         because = (daemon.judge.trust.sources(daemon.now()), frozenset(daemon.allowlist.networks))
-        if because != self._exempt_because:
-            trusted, allowed = because
-            self._exempt_because, self._exempt = because, allowed.union(ALWAYS, map(key_network, trusted))
+        (trusted, allowed), (before, allowed_before) = because, self._exempt_because
+        if allowed != allowed_before or not self._exempt:
+            self._exempt = allowed.union(ALWAYS, map(key_network, trusted))
+        elif trusted != before:
+            # Of 50,000 phones mostly a few come or go.
+            gone = frozenset(map(key_network, before - trusted)) - allowed
+            self._exempt = self._exempt - gone | frozenset(map(key_network, trusted - before))
+        self._exempt_because = because
         return self._exempt
 
     async def switch_tiers(self, store: Store, *, is_on: bool, by: str) -> None:

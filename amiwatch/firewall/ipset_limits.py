@@ -13,8 +13,8 @@ must not shut everybody out, as he could with ``hashlimit``, which drops what it
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from ipaddress import collapse_addresses
+import asyncio
+from collections.abc import Collection, Iterable, Iterator
 
 from amiwatch.errors import FirewallError
 from amiwatch.firewall import ipset_wire as wire
@@ -41,18 +41,24 @@ class IpsetLimits:
                 for tier, name in windows(self.prefix, family, tiers).items():
                     await _make_window(socket, name, family, tier)
 
-    async def exempt(self, networks: Iterable[IPNetwork]) -> None:
-        """Exempt these and nobody else, from one packet to the next."""
-        known = list(networks)
+    async def exempt(self, networks: Collection[IPNetwork]) -> None:
+        """Exempt these and nobody else, from one packet to the next, whatever is in the sets now."""
         async with _opened() as socket:
             for family in wire.FAMILIES:
                 name, spare = exempt_name(self.prefix, family), f"{self.prefix}{family}-new"
                 await socket.destroy(spare)  # left by a crash
                 await socket.create(spare, family, maxelem=MAX_EXEMPT)
-                await _fill(socket, spare, family, _distinct(known, family))
+                await _change(socket, wire.ADD, spare, family, networks)
                 await socket.create(name, family, maxelem=MAX_EXEMPT)
                 await socket.swap(spare, name)
                 await socket.destroy(spare)
+
+    async def change(self, *, more: Collection[IPNetwork], fewer: Collection[IPNetwork]) -> None:
+        """Exempt some more, and some no longer."""
+        async with _opened() as socket:
+            for family in wire.FAMILIES:
+                await _change(socket, wire.ADD, exempt_name(self.prefix, family), family, more)
+                await _change(socket, wire.DELETE, exempt_name(self.prefix, family), family, fewer)
 
     async def counts(self) -> dict[str, int]:
         """Count the entries of our sets, by name."""
@@ -100,16 +106,18 @@ async def _make_window(socket: IpsetSocket, name: str, family: int, tier: Tier) 
         raise refusal(answer.code, f"create the set {name!r}")
 
 
-async def _fill(socket: IpsetSocket, name: str, family: int, networks: Sequence[IPNetwork]) -> None:
-    for part in parts([Entry(network, None) for network in networks], BATCH):
-        answer = await socket.ask(wire.change(wire.ADD, name, family, part, protocol=socket.protocol))
+async def _change(socket: IpsetSocket, command: int, name: str, family: int, networks: Collection[IPNetwork]) -> None:
+    for part in parts(_entries(networks, family), BATCH):
+        answer = await socket.ask(wire.change(command, name, family, part, protocol=socket.protocol))
         if answer.code == wire.FULL:
             raise FirewallError(f"The set {name!r} has no room for {len(networks)} networks that are exempt.")
         if answer.code:
-            raise refusal(answer.code, f"add {part[answer.line].network} to the set {name!r}")
+            raise refusal(answer.code, f"change {part[answer.line].network} in the set {name!r}")
+        await asyncio.sleep(0)
 
 
-def _distinct(networks: Iterable[IPNetwork], family: int) -> list[IPNetwork]:
-    """Leave out what lies in a wider one, and halve everything there is: the kernel takes no /0."""
-    wanted = collapse_addresses([network for network in networks if network.version == family])  # type: ignore[type-var]
-    return [half for network in wanted for half in ([network] if network.prefixlen else network.subnets())]
+def _entries(networks: Iterable[IPNetwork], family: int) -> Iterator[Entry]:
+    """Halve everything there is: the kernel takes no /0."""
+    for network in networks:
+        if network.version == family:
+            yield from (Entry(half, None) for half in ([network] if network.prefixlen else network.subnets()))

@@ -17,15 +17,14 @@ nftables can compare octets at a place, and search for nothing: signatures need 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import collapse_addresses
 
-from amiwatch.errors import FirewallError
 from amiwatch.firewall import libnftables
 from amiwatch.firewall import nftables_wire as wire
 from amiwatch.firewall.base import Entry, parts
-from amiwatch.firewall.nftables_socket import NftablesSocket
-from amiwatch.firewall.nftables_table import PLAIN, Table, Width
+from amiwatch.firewall.nftables_socket import NftablesSocket, refusal
+from amiwatch.firewall.nftables_table import PLAIN, Table
 from amiwatch.firewall.protection import (
     MAX_EXEMPT,
     WINDOW_SOURCES,
@@ -70,6 +69,13 @@ def script(prefix: str, protection: Protection) -> Iterator[str]:
             # One in a week: within a window that is never.
             over = f"limit rate over 1/week burst {tier.connections} packets"
             yield f"add rule {ours} {CHAIN} add @{window} {{ {_SOURCES[family]} {over} }} counter drop"
+
+
+def jumps(prefix: str, protection: Protection, ports: Mapping[str, str], chains: Iterable[str]) -> Iterator[str]:
+    """Write what leads to the chain; ``ports`` are the sets of ports by protocol."""
+    for chain in chains if protection.tiers else ():
+        for protocol, name in ports.items():
+            yield f"add rule inet {prefix} {chain} {protocol} dport @{name} jump {CHAIN}"
 
 
 def leftovers(prefix: str, table: Table, protection: Protection) -> Iterator[str]:
@@ -122,16 +128,23 @@ def _count(socket: NftablesSocket, header: wire.SetHeader) -> int:
     return sum(not is_end for _, is_end in bounds)
 
 
-def exempt(prefix: str, networks: Iterable[IPNetwork]) -> None:
-    """Exempt these, and nobody else. Raises FirewallError."""
-    libnftables.run("\n".join([f"add table inet {prefix}", *_exempt_sets(prefix)]))
-    known = list(networks)
+def exempt(prefix: str, networks: frozenset[IPNetwork], *, before: frozenset[IPNetwork]) -> None:
+    """Exempt these, and nobody else; ``before`` is what the sets hold, empty if unknown. Raises FirewallError."""
+    if not before:
+        libnftables.run("\n".join([f"add table inet {prefix}", *_exempt_sets(prefix)]))
+    more, fewer = networks - before, before - networks
     with NftablesSocket(prefix) as socket:
-        for family, plain in PLAIN.items():
-            alike = {each for each in known if each.version == family and each.prefixlen == plain}
-            _fill(socket, prefix, family, alike)
+        for family in PLAIN:
+            present = set() if before else _listed(socket, prefix, family)
+            wanted = _alike(more, family)
+            _change(socket, wire.ADD, exempt_name(prefix, family), wanted - present)
+            gone = _alike(fewer, family) if before else present - wanted
+            _change(socket, wire.DELETE, exempt_name(prefix, family), gone)
     for family, plain in PLAIN.items():
-        _fill_nets(prefix, family, [each for each in known if each.version == family and each.prefixlen != plain])
+        if not before or any(each.version == family and each.prefixlen != plain for each in more | fewer):
+            _fill_nets(
+                prefix, family, [each for each in networks if each.version == family and each.prefixlen != plain]
+            )
 
 
 def _exempt_sets(prefix: str) -> Iterator[str]:
@@ -140,20 +153,19 @@ def _exempt_sets(prefix: str) -> Iterator[str]:
         yield f"add set inet {prefix} {nets_name(prefix, family)} {{ type {kind}; flags interval; }}"
 
 
-def _fill(socket: NftablesSocket, prefix: str, family: int, wanted: set[IPNetwork]) -> None:
-    """Add and delete what differs, so that nobody who stays is missing for a moment."""
-    name, width = exempt_name(prefix, family), Width(family, PLAIN[family])
-    present = {
-        entry.network
-        for body in socket.listed(wire.LIST_ELEMENTS, name)
-        for entry in wire.entries(body, family, width.prefix)
-    }
-    for command, networks in ((wire.ADD, wanted - present), (wire.DELETE, present - wanted)):
-        for few in parts([Entry(network, None) for network in networks], wire.LONGEST):
-            if refused := socket.change([wire.Change(command, name, few)]):
-                raise FirewallError(
-                    f"The kernel refused to change the set {name!r} (code {next(iter(refused.values()))})."
-                )
+def _alike(networks: Iterable[IPNetwork], family: int) -> set[IPNetwork]:
+    return {each for each in networks if each.version == family and each.prefixlen == PLAIN[family]}
+
+
+def _listed(socket: NftablesSocket, prefix: str, family: int) -> set[IPNetwork]:
+    pieces = socket.listed(wire.LIST_ELEMENTS, exempt_name(prefix, family))
+    return {entry.network for body in pieces for entry in wire.entries(body, family, PLAIN[family])}
+
+
+def _change(socket: NftablesSocket, command: int, name: str, networks: Iterable[IPNetwork]) -> None:
+    for few in parts([Entry(network, None) for network in networks], wire.LONGEST):
+        for code in socket.change([wire.Change(command, name, few)]).values():
+            raise refusal(code, f"change the set {name!r}")
 
 
 def _fill_nets(prefix: str, family: int, wanted: Sequence[IPNetwork]) -> None:

@@ -21,7 +21,7 @@ from amiwatch.firewall.names import checked_prefix
 from amiwatch.firewall.nftables_socket import NftablesSocket
 from amiwatch.firewall.nftables_table import DROP_CHAINS, WIDTHS, Table, Width, read
 from amiwatch.firewall.protection import Protection, exempt_name, is_ours, nets_name
-from amiwatch.firewall.rule import Drop, FamilyRule, Hook, RuleState
+from amiwatch.firewall.rule import NOBODY, Drop, FamilyRule, Hook, RuleState
 from amiwatch.firewall.scope import Ports, Scope
 from amiwatch.judgement.values import IPNetwork
 
@@ -53,7 +53,7 @@ class NftablesRule:
 
     def __init__(self, prefix: str = "amiwatch") -> None:
         self.prefix = checked_prefix(prefix)
-        self._exempted: tuple[frozenset[IPNetwork], dict[str, int]] = (frozenset(), {})
+        self._exempted = NOBODY
         """Who was exempted last, and how many elements that made: if somebody empties a set, it is filled anew."""
 
     async def install(self, protection: Protection) -> None:
@@ -78,12 +78,22 @@ class NftablesRule:
         is_right = not protection.tiers or ports.matches() == protection.limited.matches()
         if is_right and state.covers(protection):
             return
-        libnftables.run("\n".join([*self._lines(protection), *limits.leftovers(self.prefix, table, protection)]))
+        lines = [*self._lines(protection)]
+        leftovers = list(limits.leftovers(self.prefix, table, protection))
+        # Limits that are right are left as they are, with their counters.
+        if leftovers or not all(rule.limits_are(protection) for rule in state.families):
+            lines += limits.script(self.prefix, protection)
+        lines += limits.jumps(self.prefix, protection, PORT_SETS, BEHIND)
+        libnftables.run("\n".join([*lines, *leftovers]))
         log.info("drop rule placed table=%s chain=%s", self.prefix, CHAIN)
 
     def _exempt(self, networks: frozenset[IPNetwork]) -> None:
-        if self._exempted != (networks, self._exempt_counts()):
-            limits.exempt(self.prefix, networks)
+        before, counts = self._exempted
+        if counts != self._exempt_counts():
+            before = frozenset()  # somebody changed the sets: what is in them must be listed
+        if networks is not before or not before:
+            self._exempted = NOBODY  # should what follows fail
+            limits.exempt(self.prefix, networks, before=before)
             self._exempted = (networks, self._exempt_counts())
 
     def _exempt_counts(self) -> dict[str, int]:
@@ -108,10 +118,6 @@ class NftablesRule:
         if not scope.ports:
             for chain in CHAINS:
                 yield f"add rule {ours} {chain} jump {DROP_CHAINS['']}"
-        yield from limits.script(self.prefix, protection)
-        for chain in BEHIND if protection.tiers else ():
-            for protocol, name in PORT_SETS.items():
-                yield f"add rule {ours} {chain} {protocol} dport @{name} jump {limits.CHAIN}"
 
     def _remove(self) -> None:
         with NftablesSocket(self.prefix) as socket:

@@ -36,6 +36,10 @@ HOOKS: Mapping[str, tuple[str, ...]] = {"raw": ("PREROUTING",), "mangle": ("FORW
 behind its translation."""
 
 
+NOBODY: tuple[frozenset[IPNetwork], dict[str, int]] = (frozenset(), {})
+"""Who is exempt from limits, and how many entries that makes in each set: nobody, or unknown."""
+
+
 @dataclass(frozen=True, slots=True)
 class Drop:
     """One rule in our chain."""
@@ -115,9 +119,10 @@ class FamilyRule:
     def covers(self, protection: Protection) -> bool:
         """Tell whether exactly this is dropped, no less and no more; signatures, as far as the backend can."""
         wanted = [(protocol, ports, self.set_name) for protocol, ports in protection.scope.matches()]
-        return self.is_present and self.is_everywhere and bare(self.drops) == wanted and self._limits(protection)
+        return self.is_present and self.is_everywhere and bare(self.drops) == wanted and self.limits_are(protection)
 
-    def _limits(self, protection: Protection) -> bool:
+    def limits_are(self, protection: Protection) -> bool:
+        """Tell whether just these limits are there; signatures, as far as the backend can."""
         found = {limit.name for limit in self.limits}
         return found == {
             *(tier.name for tier in protection.tiers),
@@ -189,7 +194,7 @@ class DropRule:
         from amiwatch.firewall.ipset_limits import IpsetLimits
 
         self._limits = IpsetLimits(prefix)
-        self._exempted: tuple[frozenset[IPNetwork], dict[str, int]] = (frozenset(), {})
+        self._exempted = NOBODY
         """Who was exempted last, and how many entries that made: if somebody empties a set, it is filled anew."""
         self._is_tidy = False
         """No sets of limits are there that nobody needs."""
@@ -203,7 +208,6 @@ class DropRule:
         protection = await self._prepared(protection)
         for family in self._families():
             chains = await self._read(family)
-            # A table that is right is left as it is, for placing it anew would begin its counters anew.
             wrong = [table for table in chains if not table.holds(self._wanted(family, protection, table.name))]
             if wrong:
                 await self._place(family, wrong, protection)
@@ -215,10 +219,13 @@ class DropRule:
 
     async def exempt(self, networks: Collection[IPNetwork]) -> None:
         """Exempt these from limits, and nobody else. Where they are already, nothing is done."""
-        wanted = frozenset(networks)
-        if self._exempted != (wanted, await self._limits.exempt_counts()):
+        wanted, (before, counts) = frozenset(networks), self._exempted
+        self._exempted = NOBODY  # should what follows fail
+        if not before or counts != await self._limits.exempt_counts():
             await self._limits.exempt(wanted)
-            self._exempted = (wanted, await self._limits.exempt_counts())
+        elif wanted is not before:
+            await self._limits.change(more=wanted - before, fewer=before - wanted)
+        self._exempted = (wanted, await self._limits.exempt_counts())
 
     async def remove(self) -> None:
         """Take the rule out; the sets can be destroyed afterwards. Those of the limits are."""
@@ -275,8 +282,10 @@ class DropRule:
 
     def _lines(self, family: int, table: _Table, protection: Protection, remark: Sequence[str]) -> Iterator[str]:
         wanted = self._wanted(family, protection, table.name)
-        yield from (f":{chain} - [0:0]" for chain in wanted)
-        for chain, rules in wanted.items():
+        # A chain that is right is left as it is, with its counters.
+        wrong = {chain: rules for chain, rules in wanted.items() if not table.has(chain, rules)}
+        yield from (f":{chain} - [0:0]" for chain in wrong)
+        for chain, rules in wrong.items():
             for rule in rules:
                 at = rule.index("-j")
                 yield iptables.joined(["-A", chain, *rule[:at], *remark, *rule[at:]])
@@ -329,7 +338,13 @@ class DropRule:
             for table, other in zip(tables[1:], others, strict=True)
             for hook in table.jumps
         ]
-        limits = [limit for table in tables for limit in _limits(table.chains.get(self.strangers, ()), counts)]
+        # Limits that nobody jumps to limit nothing.
+        limits = [
+            limit
+            for table in tables
+            if any(after(rule, "-j") == self.strangers for rule in table.chains.get(self.chain, ()))
+            for limit in _limits(table.chains.get(self.strangers, ()), counts)
+        ]
         exempt = counts.get(exempt_name(self.prefix, family), 0)
         position = tables[0].position("PREROUTING")
         return FamilyRule(family, name, position, drops, behind=tuple(behind), limits=tuple(limits), exempt=exempt)
@@ -355,10 +370,16 @@ class _Table:
 
     def holds(self, wanted: Mapping[str, list[list[str]]]) -> bool:
         """Tell whether just this is in our chains, and nobody else's rules come first."""
-        shown = {chain: [iptables.essence(rule[2:]) for rule in rules] for chain, rules in self.chains.items()}
-        return all(map(self.is_first, self.jumps)) and shown == {
-            chain: [iptables.essence(rule) for rule in rules] for chain, rules in wanted.items()
-        }
+        return (
+            all(map(self.is_first, self.jumps))
+            and self.chains.keys() == wanted.keys()
+            and all(self.has(chain, rules) for chain, rules in wanted.items())
+        )
+
+    def has(self, chain: str, wanted: list[list[str]]) -> bool:
+        """Tell whether a chain of ours has just these rules."""
+        shown = [iptables.essence(rule[2:]) for rule in self.chains.get(chain, ())]
+        return chain in self.chains and shown == list(map(iptables.essence, wanted))
 
 
 def _table(name: str, lines: Sequence[list[str]], ours: Sequence[str]) -> _Table:

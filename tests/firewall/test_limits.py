@@ -1,6 +1,7 @@
 """Rate tiers and signatures, in the real kernel, shown with packets."""
 
 import asyncio
+import shlex
 import socket
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_address, ip_network
@@ -9,10 +10,12 @@ import pytest
 
 from amiwatch.errors import ConfigurationError
 from amiwatch.firewall.base import Entry
+from amiwatch.firewall.names import MAX_PREFIX
 from amiwatch.firewall.nftables_rule import NftablesRule
 from amiwatch.firewall.protection import MAX_WINDOW, Protection, Tier, exempt_name, is_ours, windows
 from amiwatch.firewall.rule import DropRule, Rule
-from amiwatch.firewall.scope import EVERYTHING
+from amiwatch.firewall.scope import EVERYTHING, Scope
+from amiwatch.firewall.table import make_firewall, make_rule
 from amiwatch.judgement.values import source_network
 from amiwatch.testing.netns import Wire
 from tests.firewall.conftest import fresh_ipset, fresh_nftables, run
@@ -281,3 +284,43 @@ def test_names_fit_what_the_kernel_takes():
     assert not is_ours("amiwatch", "amiwatch4")
     assert not is_ours("amiwatch", "amiwatch4-24")
     assert not is_ours("other", "amiwatch4-safe")
+
+
+@pytest.mark.kernel
+async def test_another_port_leaves_what_the_limits_have_counted(guard, pbx):
+    await placed(guard, LIMITED)
+    assert pbx.hears(STRANGER[pbx.family], 5) == 3
+    await placed(guard, Protection(Scope.parse("voip,38000"), tiers=TIERS))
+    assert await dropped(guard, pbx.family) == {"3 in 60 s": 2}
+    assert pbx.hears(STRANGER[pbx.family], 2) == 0
+
+
+@pytest.mark.kernel
+async def test_the_longest_names_work(guard):
+    prefix = "a" + "mi-watch-of-the-office"[: MAX_PREFIX - 1]
+    firewall = make_firewall(guard.firewall.name, prefix=prefix.ljust(MAX_PREFIX, "x"))
+    rule = make_rule(guard.firewall.name, prefix.ljust(MAX_PREFIX, "x"))
+    assert rule is not None
+    try:
+        await firewall.open()
+        await placed(Guard(firewall, rule), Protection(tiers=(Tier(3, MAX_WINDOW),)))
+    finally:
+        await rule.remove()
+        await firewall.remove_sets()
+        await firewall.close()
+
+
+@pytest.mark.kernel
+async def test_a_limit_that_nobody_is_led_to_is_seen(guard):
+    await placed(guard, LIMITED)
+    if isinstance(guard.rule, DropRule):
+        program, chain = guard.rule._programs[4], guard.rule.chain
+        rules = [
+            line for line in run(program, "-t", "mangle", "-S", chain).splitlines() if guard.rule.strangers in line
+        ]
+        for line in rules:
+            run(program, "-t", "mangle", "-D", *shlex.split(line)[1:])
+    else:
+        run("nft", "flush", "chain", "inet", guard.firewall.prefix, "input")
+    assert not (await guard.rule.show()).covers(LIMITED)
+    await placed(guard, LIMITED)
