@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from amiwatch.ami.client import LinkState
 from amiwatch.errors import StoreError
-from amiwatch.firewall.base import parts
 from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.values import FORCED, Ban, IPNetwork
 from amiwatch.store.reader import Reader
@@ -172,8 +171,8 @@ class Memory:
         daemon, judge = self._daemon, self._daemon.judge
         now = daemon.now()
         shift = daemon.now.utc(now) - now
-        for part in parts(await store.offenders(now + shift - 2 * judge.policy.decay), LEARN_SLICE):
-            for offender in part:
+        async for offenders in store.offender_chunks(now + shift - 2 * judge.policy.decay, rows=LEARN_SLICE):
+            for offender in offenders:
                 key = source_key(offender.network.network_address)
                 judge.ladder.remember(key, offender.level, end_of(offender.last_at, offender.until, now, shift) or now)
             await asyncio.sleep(0)

@@ -372,10 +372,10 @@ class Reader:
                     for key, at, until, level, rule, is_enforced, is_proven in found
                 ]
 
-    def stored_offenders(self, since: float) -> list[StoredOffender]:
-        """Return the networks banned since then."""
+    def stored_offenders(self, since: float) -> Iterator[StoredOffender]:
+        """Yield the networks banned since then."""
         sql = "SELECT sort_key, first_at, last_at, until, level, bans FROM offenders WHERE last_at >= ?"
-        return [StoredOffender(key_network(row[0]), *row[1:]) for row in self._fetch(sql, (since,))]
+        return (StoredOffender(key_network(row[0]), *row[1:]) for row in self._fetch(sql, (since,)))
 
     def stored_trust(self, now: float) -> list[StoredTrust]:
         """Return the trust that has not run out."""

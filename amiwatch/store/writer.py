@@ -27,9 +27,9 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypedDict, TypeVar, Unpack
@@ -377,19 +377,35 @@ class Store:
 
         Raises StoreError. Where the file turns out to be damaged, it is replaced and the listing ends.
         """
+        async for chunk in self._chunks(lambda reader: reader.stored_bans(now, rows)):
+            yield chunk
+
+    async def offenders(self, since: float = 0.0) -> list[StoredOffender]:
+        """Return every network banned since then, with its rung. Raises StoreError."""
+        return [offender async for chunk in self.offender_chunks(since) for offender in chunk]
+
+    async def offender_chunks(
+        self, since: float = 0.0, *, rows: int = CHUNK_ROWS
+    ) -> AsyncIterator[list[StoredOffender]]:
+        """Yield the same, so many at a time; see ``active_ban_chunks``."""
+
+        def read(reader: Reader) -> Iterator[list[StoredOffender]]:
+            found = reader.stored_offenders(since)
+            return iter(lambda: list(islice(found, rows)), [])
+
+        async for chunk in self._chunks(read):
+            yield chunk
+
+    async def _chunks(self, read: Callable[[Reader], Iterator[list[T]]]) -> AsyncIterator[list[T]]:
         self._connected()
         inode = self._inode
         try:
             with await asyncio.to_thread(Reader, self.path) as reader:
-                chunks = reader.stored_bans(now, rows)
+                chunks = read(reader)
                 while chunk := await asyncio.to_thread(next, chunks, None):
                     yield chunk
         except StoreCorrupt as error:
             await self._begin_anew(error, inode)
-
-    async def offenders(self, since: float = 0.0) -> list[StoredOffender]:
-        """Return every network banned since then, with its rung. Raises StoreError."""
-        return await self._read(lambda reader: reader.stored_offenders(since))
 
     async def trust(self, now: float) -> list[StoredTrust]:
         """Return the trust that has not run out. Raises StoreError."""
