@@ -42,7 +42,7 @@ def test_every_command_explains_itself_in_80_columns(call):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("why", "Missing argument 'ADDRESS|NETWORK'; see 'amiwatch why --help'."),
+        ("ban", "Missing argument 'ADDRESS|NETWORK'; see 'amiwatch ban --help'."),
         ("nosuch", "No such command 'nosuch'; see 'amiwatch --help'."),
         ("bann", "No such command 'bann'. Did you mean 'ban', 'bans', 'unban'? See 'amiwatch --help'."),
         ("firewall nosuch", "No such command 'nosuch'; see 'amiwatch firewall --help'."),
