@@ -136,10 +136,12 @@ class Flood(NamedTuple):
     differ: frozenset[str]
     transport: str
     pause: float
+    account: str = "1001"
+    first: int = 0
 
     def events(self) -> Iterator[tuple[float, SecurityEvent]]:
-        model = attempt_events(self.case, account="1001", source="198.51.100.7", session="s")
-        for number in range(self.number):
+        model = attempt_events(self.case, account=self.account, source="198.51.100.7", session="s")
+        for number in range(self.first, self.first + self.number):
             for event in model:
                 yield self.pause, self._change(event, number)
 
@@ -171,6 +173,8 @@ FLOODS = st.builds(
     differ=st.frozensets(st.sampled_from(["source", "account", "session", "guess"])),
     transport=st.sampled_from(["UDP", "TLS"]),
     pause=st.sampled_from([0.0, 0.001, 0.5, 20.0]),
+    account=st.just("1001"),
+    first=st.just(0),
 )
 
 
@@ -183,6 +187,7 @@ def test_every_container_keeps_its_limit_whatever_arrives(floods: list[Flood], i
     check(watch)
 
 
+TRIPWIRE = "nobody"
 SPREAD = frozenset({"source", "session", "account", "guess"})
 
 
@@ -190,7 +195,7 @@ SPREAD = frozenset({"source", "session", "account", "guess"})
     ("fills", "flood"),
     [
         ("SourceTable._newcomers", Flood(Case.UNKNOWN_ACCOUNT, 6_000, SPREAD, "UDP", 0.001)),
-        ("Judge._asked", Flood(Case.UNMATCHED, 6_000, SPREAD, "UDP", 0.001)),
+        ("Judge._asked", Flood(Case.UNMATCHED, 8_000, SPREAD, "UDP", 0.001)),
         ("Judge._unfollowed", Flood(Case.NO_CREDENTIALS, 19_000, SPREAD, "UDP", 0.001)),
         ("Campaigns._accounts", Flood(Case.WRONG_PASSWORD, 6_000, SPREAD, "TLS", 0.001)),
         ("Campaigns._suspects", Flood(Case.WRONG_PASSWORD, 11_000, SPREAD - {"account"}, "TLS", 0.01)),
@@ -199,17 +204,30 @@ SPREAD = frozenset({"source", "session", "account", "guess"})
         ("Trust._sources{}", Flood(Case.RIGHT_PASSWORD, 300, SPREAD - {"source"}, "TLS", 0.001)),
         ("Source.dialogues", Flood(Case.STALE_NONCE, 400, SPREAD - {"source"}, "UDP", 0.001)),
         ("Source.guessed", Flood(Case.ENDPOINT_ACL, 400, SPREAD - {"source"}, "UDP", 0.001)),
+        ("Source.accounts", Flood(Case.UNKNOWN_ACCOUNT, 200, SPREAD - {"source"}, "UDP", 0.001)),
+        ("Neighbours._networks", Flood(Case.UNKNOWN_ACCOUNT, 9_500, SPREAD - {"account"}, "TLS", 0.001, TRIPWIRE)),
         ("Judge.repeats", Flood(Case.AMI_WRONG_SECRET, 400, SPREAD - {"source"}, "TCP", 0.001)),
         ("Alarms._said", Flood(Case.FULL_AOR, 11_000, SPREAD, "TLS", 2.0)),
     ],
 )
 def test_a_flood_fills_what_it_can_and_no_more(fills: str, flood: Flood) -> None:
     """Which shows that the table above is about what really grows."""
-    policy = Policy(max_sources=5_000, max_trusted=5_000, unproven_bans=0)
+    policy = Policy(max_sources=5_000, max_trusted=5_000, unproven_bans=0, tripwires=frozenset({TRIPWIRE}))
     watch = Judge(policy, random=Random(0))
-    pour(watch, [flood])
+    now = pour(watch, [flood])
     check(watch)
     assert held(watch)[fills] >= 0.9 * bounds(policy)[fills]
+    pour(watch, [flood._replace(number=flood.number // 5, first=flood.number)], now)
+    check(watch)
+
+
+def test_unproven_bans_have_a_share_of_the_set_and_no_more() -> None:
+    policy = Policy(unproven_bans=1_000, unproven_entries=100, tripwires=frozenset({TRIPWIRE}))
+    watch = Judge(policy, random=Random(0))
+    flood = Flood(Case.UNKNOWN_ACCOUNT, 300, SPREAD - {"account"}, "UDP", 3.0, TRIPWIRE)
+    pour(watch, [flood, flood._replace(account=TRIPWIRE.upper())])
+    check(watch)
+    assert len(watch.ledger.unproven) == len(watch.ledger) == 100
 
 
 def test_the_ladder_forgets_the_oldest_offender() -> None:
