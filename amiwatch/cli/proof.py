@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from amiwatch.cli.text import counted, strong
-from amiwatch.errors import FirewallError, FirewallPermission, Refusal
+from amiwatch.errors import AlreadyRunning, FirewallError, FirewallPermission, Refusal
 from amiwatch.firewall.base import Entry, Firewall
 from amiwatch.firewall.protection import Protection
 from amiwatch.firewall.scope import Ports
@@ -88,7 +89,7 @@ def prove(
             f"The test needs root (missing: {', '.join(missing)}), for it makes a network namespace with a veth pair "
             "and bans a documentation address for some seconds."
         )
-    with _ended_by_signals():
+    with _only_one(), _ended_by_signals():
         trials = trials_of(settings)
     if as_json:
         record = {"is_proven": all(trial.is_dropped for trial in trials), "trials": [_record(one) for one in trials]}
@@ -219,6 +220,17 @@ class _Ground:
         suspect = Suspect(source_network(address), port.protocol, port.first)
         found: Cause | None = self.run(fault_here(suspect, self.firewall, self.rule, self.protection))
         return found
+
+
+@contextmanager
+def _only_one() -> Iterator[None]:
+    """Let no two tests of one network namespace meet: an abstract name belongs to one, and goes with its process."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as lock:
+        try:
+            lock.bind("\0amiwatch-firewall-test")
+        except OSError as exc:
+            raise AlreadyRunning("Another test of the firewall runs on this host: wait for it.") from exc
+        yield
 
 
 @contextmanager

@@ -176,6 +176,15 @@ def test_without_rights_it_says_in_one_sentence_what_it_needs(host: dict[str, st
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_two_tests_do_not_meet(host: dict[str, str], program) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind("\0amiwatch-firewall-test")
+        result = program("firewall", "test")
+    assert (result.returncode, result.stdout) == (75, "")
+    assert "Another test of the firewall runs" in result.stderr
+    assert program("firewall", "test").returncode == 0
+
+
 def test_a_dry_run_is_not_tested(program) -> None:
     assert program("firewall", "test").returncode == 1
 
