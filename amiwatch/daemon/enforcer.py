@@ -343,6 +343,11 @@ class Enforcer:
         return all(one.covers(self.dropped) and one.is_first for one in families)
 
     @property
+    def places_rule(self) -> bool:
+        """Tell whether the rule is ours to place, and the rights are there."""
+        return self._rule is not None
+
+    @property
     def dropped(self) -> Protection:
         """What the rule is to drop now: nothing but what the sets hold, where nothing may be blocked."""
         return self.protection if self.is_blocking else self.protection.bare()

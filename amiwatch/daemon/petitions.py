@@ -328,10 +328,9 @@ class Clerk:
 
     def _but(self) -> str:
         """Say why nothing is limited now, if so."""
-        settings = self._daemon.settings
-        if settings.firewall == "none" or settings.drop_rule == "manual":
-            return "; but here no rule is ours to place, so nothing is limited"
-        return "" if self._daemon.is_enforcing else "; but in observe mode nothing is dropped"
+        if not self._daemon.is_enforcing:
+            return "; but in observe mode nothing is dropped"
+        return "" if self._daemon.places_rule else "; but no rule is ours to place here, so nothing is limited"
 
     async def _reload(self, request: Request) -> Answer:
         await self._daemon.reload_now()

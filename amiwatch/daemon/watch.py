@@ -420,6 +420,11 @@ class Daemon:
         await self._enforcer.recheck()
 
     @property
+    def places_rule(self) -> bool:
+        """Tell whether the rule is ours to place, and the rights are there."""
+        return self._enforcer.places_rule
+
+    @property
     def limited(self) -> int:
         """How many packets tiers and signatures have dropped, a few seconds ago."""
         return self._enforcer.limited

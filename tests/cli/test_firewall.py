@@ -191,7 +191,7 @@ def test_tiers_are_switched_on_shown_and_off_without_a_daemon(kernel):
 
 
 def test_tiers_in_a_dry_run_say_that_nothing_is_limited(call):
-    assert "no rule is ours to place" in call("firewall", "tiers", "on").stdout
+    assert "no rule is ours to place here" in call("firewall", "tiers", "on").stdout
 
 
 @pytest.mark.kernel

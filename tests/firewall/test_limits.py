@@ -5,10 +5,12 @@ import shlex
 import socket
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pytest
 
 from amiwatch.errors import ConfigurationError
+from amiwatch.firewall import ipset_limits, nftables_limits
 from amiwatch.firewall.base import Entry
 from amiwatch.firewall.names import MAX_PREFIX
 from amiwatch.firewall.nftables_rule import NftablesRule
@@ -324,3 +326,58 @@ async def test_a_limit_that_nobody_is_led_to_is_seen(guard):
         run("nft", "flush", "chain", "inet", guard.firewall.prefix, "input")
     assert not (await guard.rule.show()).covers(LIMITED)
     await placed(guard, LIMITED)
+
+
+@pytest.mark.kernel
+async def test_a_full_window_lets_further_sources_pass_and_holds_those_it_has(guard, wire, monkeypatch):
+    """A flood of forged addresses must not shut everybody out."""
+    monkeypatch.setattr(ipset_limits, "WINDOW_SOURCES", 4)
+    monkeypatch.setattr(nftables_limits, "WINDOW_SOURCES", 4)
+    await placed(guard, LIMITED)
+    sip = Pbx(wire, 4)
+    crowd = [f"198.51.100.{number}" for number in range(40)]
+    assert [sip.hears(address) for address in crowd] == [1] * len(crowd)
+    heard = [sip.hears(address, 6) for address in crowd]
+    assert sorted(heard)[:4] == [2] * 4  # one came before
+    assert sorted(heard)[4:] == [6] * (len(crowd) - 4)
+    sip.socket.close()
+
+
+@pytest.mark.kernel
+async def test_a_packet_that_nobody_tracks_is_not_limited_and_one_that_is_dropped_leaves_no_trace(guard, wire):
+    await placed(guard, LIMITED)
+    sip = Pbx(wire, 4)
+    count = Path("/proc/sys/net/netfilter/nf_conntrack_count")
+    assert sip.hears(STRANGER[4], 3) == 3
+    before = int(count.read_text())
+    assert sip.hears(STRANGER[4], 50) == 0
+    assert int(count.read_text()) <= before + 1
+    untracked = ("PREROUTING", "-t", "raw", "-p", "udp", "-j", "NOTRACK")
+    run("iptables", "-A", *untracked)
+    try:
+        assert sip.hears(STRANGER[4], 5) == 5
+    finally:
+        run("iptables", "-D", *untracked)
+        sip.socket.close()
+
+
+@pytest.mark.kernel
+async def test_two_instances_do_not_meet(guard, pbx):
+    kind = guard.firewall.name
+    firewall, rule = (
+        make_firewall(kind, prefix=f"{guard.firewall.prefix}2"),
+        make_rule(kind, f"{guard.firewall.prefix}2"),
+    )
+    other = Guard(firewall, rule)
+    try:
+        await firewall.open()
+        await placed(guard, Protection(tiers=Tier.parse("5/60s")))
+        await placed(other, LIMITED)
+        assert pbx.hears(STRANGER[pbx.family], 9) == 3
+        await other.rule.remove()
+        assert (await guard.rule.show()).covers(Protection(tiers=Tier.parse("5/60s")))
+        assert pbx.hears({4: "192.0.2.77", 6: "2001:db8:77::1"}[pbx.family], 9) == 5
+    finally:
+        await rule.remove()
+        await firewall.remove_sets()
+        await firewall.close()
