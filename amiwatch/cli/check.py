@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from amiwatch.cli.asking import is_alive, living
+from amiwatch.cli.panic import lasting, words
 from amiwatch.cli.running import USUAL_DATABASE
 from amiwatch.cli.text import counted, iso, strong, visible, wrapped
 from amiwatch.config.texts import SUGGESTED
@@ -448,12 +449,15 @@ def _database(settings: Settings) -> Iterator[Finding]:
         with Reader(path) as reader:
             status, bans = reader.status(), reader.count("bans")
             known = {trust.account for trust in reader.stored_trust(time.time())}
+            held = lasting(path, time.time(), reader)
     except StoreError as error:
         yield Finding("database", Mark.BAD, str(error), _remedy(error), error.exit_code)
         return
     size = sum(part.stat().st_size for part in _parts(path))
     text = f"{path}: version {len(schema.migrations())}, {size / 1e6:.1f} MB, {counted(bans, 'ban')}"
     yield Finding("database", Mark.GOOD, text)
+    if held is not None:
+        yield Finding("panic", Mark.BAD, words(held), "amiwatch resume")
     wires = {name.casefold() for name in settings.tripwires}
     for account in sorted(name for name in known if name.casefold() in wires):
         text = f"the tripwire {account!r} is an account that logs in: one mistake of its phone would be its ban"

@@ -13,8 +13,9 @@ import typer
 
 from amiwatch.cli.call import network
 from amiwatch.cli.drops import drops
+from amiwatch.cli.panic import lasting, words
 from amiwatch.cli.protection import never_banned
-from amiwatch.cli.text import say_warnings
+from amiwatch.cli.text import complain, say_warnings
 from amiwatch.errors import UsageError
 from amiwatch.judgement.networks import NetworkTable
 from amiwatch.judgement.values import IPNetwork
@@ -71,6 +72,8 @@ def gather(call: Call, target: str) -> Story:
 
     settings, wanted, now = call.settings(), network(target), time.time()
     with Reader(settings.database) as reader:
+        if (held := lasting(settings.database, now, reader)) is not None:
+            complain(words(held))
         bans = reader.history(wanted)
         safe = asyncio.run(never_banned(settings, reader.allowlist(now)))
         since = reader.newest_rows_begin(MAX_ATTEMPTS, since=now - WEEK, within=wanted)

@@ -30,6 +30,10 @@ def test_a_panic_is_said_by_everything_that_shows_bans_until_it_is_over(call, fi
     listed = call("bans")
     assert listed.stderr.startswith("amiwatch: PANIC: nothing is dropped since ")
     assert "203.0.113.7" in listed.stdout
+    assert call("why", "203.0.113.7").stderr.startswith("amiwatch: PANIC: nothing is dropped since ")
+    checked = call("check")
+    assert checked.exit_code != 0
+    assert "PANIC: nothing is dropped since " in checked.stdout
     held = json.loads(call("status", "--json").stdout)["panic"]
     assert (held["comment"], held["until"]) == ("the phones are dead", None)
     assert call("resume").stdout == "1 ban in force again\n"
