@@ -179,6 +179,14 @@ def is_pace_of_phone(source: Source, tries: int, now: float) -> bool:
     return tries <= RETRIES * (1 + (now - since) / PHONE_PAUSE)
 
 
+def is_unnamed_enumeration(source: Source) -> bool:
+    """Tell whether all that came were attempts that nobody names, faster than one phone with a deleted account."""
+    if not source.unnamed or source.unnamed < source.total:
+        return False
+    times = (source.times[Measure.ATTEMPTS] or [])[-HISTORY:]
+    return len(times) > RETRIES * (1 + (times[-1] - times[0]) / PHONE_PAUSE)
+
+
 def is_too_early(source: Source, measure: Measure) -> bool:
     """Tell whether too few requests that nobody named have come to know calls from a scanner."""
     if measure is not Measure.UNANSWERED:

@@ -49,6 +49,7 @@ from amiwatch.judgement.trouble import (
     is_pace_of_site,
     is_steady_phone,
     is_too_early,
+    is_unnamed_enumeration,
 )
 from amiwatch.judgement.trust import Trust
 from amiwatch.judgement.values import Ban, IPAddress, IPNetwork, Lift, SecurityEvent, Verdict, source_network
@@ -140,12 +141,13 @@ class Verdicts:
         if now < source.spared_until and not event.is_proven:
             return ()
         is_trusted = self._trust.has(key, now)
+        is_special = is_trusted or self.neighbours.are_bad(key, now)
         excused: Sequence[Verdict] = ()
         for measure in measures:
             if source.number(measure) < self._least[measure]:
                 continue
             # An office earns patience for its own people, not for an enumeration from its address.
-            factor = self._factor(key, now, is_trusted) if measure is Measure.ACCOUNTS else 1
+            factor = self._factor(source, measure, is_trusted) if is_special else 1
             for rule, any_rule in self._rules[measure]:
                 if not _is_met(rule, source, factor, now):
                     continue
@@ -165,11 +167,13 @@ class Verdicts:
                 excused = excused or excuse
         return excused
 
-    def _factor(self, key: int, now: float, is_trusted: bool) -> float:
-        """Return by how much more, or less, unknown accounts a source may try than the rules say."""
-        if is_trusted:
-            return self.policy.trust_factor
-        return BAD_NEIGHBOURS if self.neighbours.are_bad(key, now) else 1
+    def _factor(self, source: Source, measure: Measure, is_trusted: bool) -> float:
+        """Return by how much more unknown accounts a trusted source may try, or less one in a bad neighbourhood."""
+        if measure is Measure.ACCOUNTS:
+            return self.policy.trust_factor if is_trusted else BAD_NEIGHBOURS
+        # On FreePBX, which does not name them, attempts alone tell of accounts that don't exist.
+        is_unnamed = not is_trusted and measure is Measure.ATTEMPTS and is_unnamed_enumeration(source)
+        return BAD_NEIGHBOURS if is_unnamed else 1
 
     def _is_of_a_crowd(self, source: Source, rule: Rule, now: float, is_proven: bool, is_trusted: bool) -> bool:
         """Tell whether a source fails as many others do just now, and is no worse than phones that fail."""
@@ -316,7 +320,10 @@ class Verdicts:
     ) -> str:
         reason = ban_reason(source, rule, now, level=level, is_trusted=is_trusted, is_proven=is_proven)
         neighbours = self.neighbours.count(key, now)
-        is_bad = rule.measure is Measure.ACCOUNTS and not is_trusted and neighbours >= NEIGHBOURS
+        is_half = rule.measure is Measure.ACCOUNTS or (
+            rule.measure is Measure.ATTEMPTS and is_unnamed_enumeration(source)
+        )
+        is_bad = is_half and not is_trusted and neighbours >= NEIGHBOURS
         return f"{reason}; {neighbours} of its neighbours are banned, so half is enough" if is_bad else reason
 
     def _holds_back(self, now: float) -> str:

@@ -4,8 +4,9 @@ import pytest
 
 from amiwatch.judgement.neighbours import MAX_HOSTS, MAX_NETWORKS, NEIGHBOURS, Neighbours
 from amiwatch.judgement.rules import HOUR
+from amiwatch.judgement.values import UNKNOWN
 from amiwatch.testing.builders import Case
-from tests.judgement.stories import Story, logs_in
+from tests.judgement.stories import Story, logs_in, new_session, one
 
 NEW = "203.0.113.200"
 
@@ -97,3 +98,32 @@ def test_memory_of_neighbours_is_bounded() -> None:
         neighbours.note(host, HOUR)
     assert len(neighbours) == MAX_NETWORKS
     assert len(neighbours._networks[0]) == MAX_HOSTS
+
+
+def unnamed_tries(story: Story, number: int, *, every: float) -> None:
+    """Let somebody try accounts on a FreePBX that does not name him."""
+    for _ in range(number):
+        story.wait(every)
+        details = {"account": UNKNOWN, "source": NEW, "session": new_session(), "transport": "TCP"}
+        story.see(one("ChallengeSent", **details), one("ChallengeResponseFailed", **details))
+
+
+def test_a_scanner_that_freepbx_does_not_name_needs_half_as_many_attempts() -> None:
+    alone, story = Story(), Story()
+    unnamed_tries(alone, 7, every=2)
+    assert not alone.bans
+    bad_neighbourhood(story)
+    before = len(story.bans)
+    unnamed_tries(story, 3, every=2)
+    assert len(story.bans) == before
+    unnamed_tries(story, 1, every=2)
+    assert len(story.bans) == before + 1
+    assert "its neighbours are banned" in story.bans[-1].reason
+
+
+def test_a_phone_with_a_deleted_account_in_a_bad_neighbourhood_is_a_phone() -> None:
+    story = Story()
+    bad_neighbourhood(story)
+    before = len(story.bans)
+    unnamed_tries(story, 100, every=30)
+    assert len(story.bans) == before
