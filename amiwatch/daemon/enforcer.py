@@ -287,9 +287,9 @@ class Enforcer:
                 await self._check_rule()
 
     async def resume(self) -> None:
-        """Put back what has time left, with the time that is left."""
+        """Put back what has time left, with the time that is left, and the limits."""
         self.is_held, self._is_listing_due = False, True
-        await self.reconcile()
+        await (self.recheck() if self.protection.has_limits else self.reconcile())
         await self.keep_exempt()
 
     # Reconcile.
