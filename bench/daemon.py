@@ -23,7 +23,7 @@ from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
 from multiprocessing.connection import Connection
 from pathlib import Path
-from time import perf_counter, process_time
+from time import perf_counter, process_time, thread_time
 
 from amiwatch.config import Settings, load
 from amiwatch.daemon.watch import Daemon
@@ -173,16 +173,21 @@ async def newcomers(folder: Path) -> None:
     )
 
 
-STALLS = [0.0]
+class Stall:
+    """The longest time that the event loop was away, and the longest that it was busy: less, on a crowded machine."""
 
+    def __init__(self) -> None:
+        self.longest = self.busiest = 0.0
 
-async def longest_stall() -> None:
-    """Note how long the event loop was away at the longest."""
-    STALLS.append(0.0)
-    while True:
-        began = perf_counter()
-        await asyncio.sleep(0.001)
-        STALLS[-1] = max(STALLS[-1], perf_counter() - began - 0.001)
+    async def watch(self) -> None:
+        while True:
+            began, worked = perf_counter(), thread_time()
+            await asyncio.sleep(0.001)
+            self.longest = max(self.longest, perf_counter() - began - 0.001)
+            self.busiest = max(self.busiest, thread_time() - worked)
+
+    def __str__(self) -> str:
+        return f"longest stall {self.longest * 1000:.0f} ms ({self.busiest * 1000:.0f} ms of it busy)"
 
 
 async def flood(folder: Path) -> None:
@@ -194,10 +199,11 @@ async def flood(folder: Path) -> None:
         asterisk = Asterisk()
         async with running(asterisk.port, path) as (daemon, watch):
             cpu = process_time()
-            probe = asyncio.create_task(longest_stall())
+            stall = Stall()
+            probe = asyncio.create_task(stall.watch())
             began, _, dropped = await asterisk.ask("flood")
             if dropped:
-                print(f"flood: THE LINK WAS LOST, longest stall of ours {STALLS[-1] * 1000:.0f} ms")
+                print(f"flood: THE LINK WAS LOST, {stall}")
                 probe.cancel()
                 asterisk.close()
                 continue
@@ -214,7 +220,7 @@ async def flood(folder: Path) -> None:
             print(
                 f"flood of {EVENTS} events from {ATTACKERS} attackers: {rates[-1]:,.0f} events/s, "
                 f"all in the kernel after {lags[-1]:.0f} ms of {1000 * (ended - began):.0f} ms, "
-                f"shed {daemon.shed}, CPU {busy:.2f} s, longest stall {STALLS[-1] * 1000:.0f} ms, link kept"
+                f"shed {daemon.shed}, CPU {busy:.2f} s, {stall}, link kept"
             )
         asterisk.close()
     if rates:
@@ -242,7 +248,8 @@ async def restart(folder: Path) -> None:
         daemon = Daemon(settings(asterisk.port, path))
         watch = Stopwatch()
         daemon.listeners.append(watch)
-        probe = asyncio.create_task(longest_stall())
+        stall = Stall()
+        probe = asyncio.create_task(stall.watch())
         began = perf_counter()
         task = asyncio.create_task(daemon.run())
         waiter = asyncio.create_task(watch.is_hearing.wait())
@@ -254,7 +261,7 @@ async def restart(folder: Path) -> None:
         assert sum(state.count for state in states) == OPTIONS.bans, states
         print(
             f"{what} with {OPTIONS.bans:,} bans: in the kernel after {daemon.restored_after:.2f} s, "
-            f"hearing after {everything:.2f} s, longest stall {STALLS[-1] * 1000:.0f} ms"
+            f"hearing after {everything:.2f} s, {stall}"
         )
         probe.cancel()
         daemon.stop()
