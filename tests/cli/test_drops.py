@@ -16,6 +16,7 @@ from amiwatch.firewall.table import make_firewall, make_rule
 from amiwatch.store.records import Status
 from amiwatch.testing.netns import Wire
 from tests.cli.conftest import make_ban
+from tests.firewall.conftest import settled
 
 ADDRESS = "203.0.113.7"
 NETWORK = make_ban(ADDRESS).network
@@ -46,6 +47,7 @@ async def ban_for_real(kind: str) -> None:
     with Wire() as wire:
         for _ in range(7):
             wire.send_from(ADDRESS, 5060, b"REGISTER")
+        settled(wire, 4)
 
 
 async def take_down(kind: str) -> None:

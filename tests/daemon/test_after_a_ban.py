@@ -23,7 +23,7 @@ from amiwatch.testing.asterisk import FakeAsterisk
 from amiwatch.testing.builders import event_bytes
 from amiwatch.testing.netns import Wire
 from tests.daemon.conftest import Start
-from tests.firewall.conftest import SBIN
+from tests.firewall.conftest import SBIN, settled
 
 pytestmark = pytest.mark.kernel
 
@@ -51,6 +51,7 @@ async def guarded(request: pytest.FixtureRequest, watched: Start) -> AsyncIterat
 
 async def test_the_packets_of_a_ban_are_summed_up_over_a_restart(guarded: Start, wire: Wire, tmp_path: Path) -> None:
     async def dropped() -> int:
+        settled(wire, 4)
         store = it.daemon.store
         await it.daemon.counting.look(store, it.daemon.now.utc(it.daemon.now()))
         await it.daemon.flush()

@@ -17,7 +17,7 @@ from amiwatch.judgement.values import Ban
 from amiwatch.store.reader import Reader
 from amiwatch.store.writer import Store
 from amiwatch.testing.netns import Wire
-from tests.firewall.conftest import fresh_ipset, fresh_nftables
+from tests.firewall.conftest import fresh_ipset, fresh_nftables, settled
 
 NOON = 1_700_000_000.0
 ATTACKER = ip_network("198.51.100.7/32")
@@ -57,6 +57,7 @@ async def dropped(store: Store) -> int:
 def send(wire: Wire, number: int) -> None:
     for _ in range(number):
         wire.send_from(str(ATTACKER.network_address), 5060, b"OPTIONS")
+    settled(wire, 4)
 
 
 @pytest.mark.kernel

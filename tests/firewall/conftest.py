@@ -92,3 +92,11 @@ async def nftables() -> AsyncIterator[NftablesFirewall]:
 def wire() -> Iterator[Wire]:
     with Wire() as cable:
         yield cable
+
+
+def settled(wire: Wire, *families: int) -> None:
+    """Wait until all packets that were sent are handled: one of a phone, sent behind them to an open port, arrives."""
+    for family in families:
+        with wire.receiver(5062, family) as phone:
+            wire.send_from({4: "203.0.113.99", 6: "2001:db8:cafe::99"}[family], 5062, b"behind")
+            assert phone.recv(10) == b"behind"

@@ -12,7 +12,7 @@ from amiwatch.firewall.base import Entry, Firewall
 from amiwatch.firewall.protection import Protection
 from amiwatch.firewall.table import make_rule
 from amiwatch.testing.netns import Wire
-from tests.firewall.conftest import fresh_ipset, fresh_nftables
+from tests.firewall.conftest import fresh_ipset, fresh_nftables, settled
 
 pytestmark = pytest.mark.kernel
 
@@ -33,6 +33,7 @@ def send(wire: Wire, number: int) -> None:
     for _ in range(number):
         wire.send_from(ATTACKER, 5060, b"OPTIONS")
         wire.send_from(ATTACKER6, 5060, b"OPTIONS")
+    settled(wire, 4, 6)
 
 
 async def counts(firewall: Firewall) -> dict[int, int]:

@@ -21,7 +21,7 @@ from amiwatch.firewall.scope import Scope
 from amiwatch.firewall.table import make_rule
 from amiwatch.testing.firewall import FakeFirewall
 from amiwatch.testing.netns import Wire
-from tests.firewall.conftest import SBIN, fresh_ipset, fresh_nftables
+from tests.firewall.conftest import SBIN, fresh_ipset, fresh_nftables, settled
 
 kernel = pytest.mark.kernel
 
@@ -32,6 +32,7 @@ SUSPECT = Suspect(ATTACKER, "udp", 5060)
 @contextmanager
 def listening(kind: int = socket.SOCK_DGRAM, port: int = 5060, family: int = socket.AF_INET) -> Iterator[None]:
     with socket.socket(family, kind) as asterisk:
+        asterisk.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # another test's connections linger
         asterisk.bind(("", port))
         if kind == socket.SOCK_STREAM:
             asterisk.listen()
@@ -68,6 +69,7 @@ async def test_where_all_is_right_the_packets_carry_another_address(ground: Grou
 async def test_what_is_dropped_and_comes_all_the_same_comes_by_another_way(ground: Ground, wire: Wire) -> None:
     with listening():
         wire.send_from("198.51.100.7", 5060, b"OPTIONS")
+        settled(wire, 4)
         cause = await ground.asked()
     assert cause.kind == "other_way"
     assert "tcpdump -ni any host 198.51.100.7" in cause.remedy
