@@ -286,7 +286,8 @@ class NftablesFirewall:
                 yield self._change(wire.ADD, width, [entry])
             else:
                 yield self._change(wire.DELETE, width, [entry])
-                yield self._change(wire.ADD, width, [entry._replace(packets=old.packets, octets=old.octets)])
+                counted = entry if entry.is_new else entry._replace(packets=old.packets, octets=old.octets)
+                yield self._change(wire.ADD, width, [counted])
 
     def _take(self, part: Sequence[Entry]) -> None:
         if len(part) > FEW and not self._opened().change(self._changes(wire.DELETE, _grouped(part))):

@@ -63,3 +63,11 @@ async def test_a_ban_right_after_one_that_ran_out_counts_from_nothing(firewall: 
     assert await counts(firewall) == {4: 0, 6: 0}
     send(wire, 2)
     assert await counts(firewall) == {4: 2, 6: 2}
+
+
+async def test_a_new_ban_counts_from_nothing_even_if_the_old_one_is_still_there(firewall: Firewall, wire: Wire) -> None:
+    for _ in range(2):
+        await firewall.add([Entry(network, 600, is_new=True) for network in NETWORKS.values()])
+        assert await counts(firewall) == {4: 0, 6: 0}
+        send(wire, 3)
+        assert await counts(firewall) == {4: 3, 6: 3}
