@@ -116,11 +116,8 @@ class Verdicts:
             for measure in Measure
         ]
         """Measure → its rows: as they hold for proven evidence, and for any."""
-        self._least = tuple(
-            min((_limit(rule, BAD_NEIGHBOURS if measure is Measure.ACCOUNTS else 1) for rule, _ in rows), default=inf)
-            for measure, rows in zip(Measure, self._rules, strict=True)
-        )
-        """Measure → below how many no row can be met: nearly always."""
+        self._least = tuple(min((rule.limit for rule, _ in rows), default=inf) for rows in self._rules)
+        """Measure → below how many no row can be met, but in a bad neighbourhood: nearly always."""
 
     def spare(self, networks: Mapping[IPNetwork, str]) -> None:
         """Never ban these networks, each with the words that say why; replaces earlier ones."""
@@ -141,13 +138,13 @@ class Verdicts:
         if now < source.spared_until and not event.is_proven:
             return ()
         is_trusted = self._trust.has(key, now)
-        is_special = is_trusted or self.neighbours.are_bad(key, now)
+        is_bad = not is_trusted and self.neighbours.are_bad(key, now)
         excused: Sequence[Verdict] = ()
         for measure in measures:
-            if source.number(measure) < self._least[measure]:
+            if source.number(measure) < self._least[measure] and not is_bad:
                 continue
             # An office earns patience for its own people, not for an enumeration from its address.
-            factor = self._factor(source, measure, is_trusted) if is_special else 1
+            factor = self._factor(source, measure, is_trusted) if is_bad or is_trusted else 1
             for rule, any_rule in self._rules[measure]:
                 if not _is_met(rule, source, factor, now):
                     continue

@@ -3,7 +3,7 @@
 import pytest
 
 from amiwatch.judgement.neighbours import MAX_HOSTS, MAX_NETWORKS, NEIGHBOURS, Neighbours
-from amiwatch.judgement.rules import HOUR
+from amiwatch.judgement.rules import HOUR, OFFICE
 from amiwatch.judgement.values import UNKNOWN
 from amiwatch.testing.builders import Case
 from tests.judgement.stories import Story, logs_in, new_session, one
@@ -119,6 +119,14 @@ def test_a_scanner_that_freepbx_does_not_name_needs_half_as_many_attempts() -> N
     unnamed_tries(story, 1, every=2)
     assert len(story.bans) == before + 1
     assert "its neighbours are banned" in story.bans[-1].reason
+
+
+def test_half_is_enough_whatever_rows_are_in_force() -> None:
+    story = Story(rules=tuple(rule for rule in OFFICE if rule.name in ("scan_day", "attempts")))
+    bad_neighbourhood(story)
+    before = len(story.bans)
+    unnamed_tries(story, 4, every=2)
+    assert [ban.rule for ban in story.bans[before:]] == ["attempts"]
 
 
 def test_a_phone_with_a_deleted_account_in_a_bad_neighbourhood_is_a_phone() -> None:
