@@ -194,7 +194,7 @@ SPREAD = frozenset({"source", "session", "account", "guess"})
 @pytest.mark.parametrize(
     ("fills", "flood"),
     [
-        ("SourceTable._newcomers", Flood(Case.UNKNOWN_ACCOUNT, 6_000, SPREAD, "UDP", 0.001)),
+        ("Breaker._failing", Flood(Case.UNKNOWN_ACCOUNT, 10_500, SPREAD, "UDP", 0.001)),
         ("Judge._asked", Flood(Case.UNMATCHED, 8_000, SPREAD, "UDP", 0.001)),
         ("Judge._unfollowed", Flood(Case.NO_CREDENTIALS, 19_000, SPREAD, "UDP", 0.001)),
         ("Campaigns._accounts", Flood(Case.WRONG_PASSWORD, 6_000, SPREAD, "TLS", 0.001)),
