@@ -26,7 +26,6 @@ from amiwatch.cli.asking import is_alive, living
 from amiwatch.cli.panic import lasting, words
 from amiwatch.cli.running import USUAL_DATABASE
 from amiwatch.cli.text import counted, iso, strong, visible, wrapped
-from amiwatch.config.texts import SUGGESTED
 from amiwatch.errors import (
     AmiError,
     AmiLoginRefused,
@@ -160,6 +159,8 @@ async def _findings(read: Callable[[], Settings]) -> AsyncIterator[Finding]:
 
 
 def _settings(settings: Settings) -> Iterator[Finding]:
+    from amiwatch.config.texts import SUGGESTED
+
     for warning in settings.warnings:
         yield Finding("settings", Mark.DOUBT, warning)
     try:
