@@ -47,8 +47,11 @@ SOURCES = 16_384
 BURST = 512
 """Packets sent at once: a third of a millisecond, in which a busy machine often leaves us alone."""
 
-STEP, BLOCK, HEADER = 128, 1 << 16, 32
-"""Octets of one frame with its header, of one block of frames, and of the header (``tpacket2_hdr``, aligned)."""
+STEP, LONG_STEP, BLOCK, HEADER = 128, 512, 1 << 16, 32
+"""Octets of one frame with its header, of a long one, of one block of frames, and of the header (``tpacket2_hdr``,
+aligned)."""
+
+PAYLOAD = b"REGISTER sip"
 
 _SOL_PACKET, _VERSION, _TX_RING, _BYPASS = 263, 10, 13, 20
 _TPACKET_V2, _SEND_REQUEST = 1, 1
@@ -57,20 +60,23 @@ _TPACKET_V2, _SEND_REQUEST = 1, 1
 class Flood:
     """A ring of packets at the far end of a cable, ready to be sent again and again."""
 
-    def __init__(self, wire: netns.Wire, target: bytes, address: Callable[[int], int]) -> None:
+    def __init__(
+        self, wire: netns.Wire, target: bytes, address: Callable[[int], int], payload: bytes = PAYLOAD
+    ) -> None:
         self._socket = wire.far.run(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
         self._socket.setsockopt(_SOL_PACKET, _VERSION, _TPACKET_V2)
         self._socket.setsockopt(_SOL_PACKET, _BYPASS, 1)
-        ring = struct.pack("4I", BLOCK, SOURCES * STEP // BLOCK, STEP, SOURCES)
+        step = STEP if payload == PAYLOAD else LONG_STEP
+        ring = struct.pack("4I", BLOCK, SOURCES * step // BLOCK, step, SOURCES)
         self._socket.setsockopt(_SOL_PACKET, _TX_RING, ring)
         self._socket.bind(("wire1", 0x0800))
-        self._ring = mmap.mmap(self._socket.fileno(), SOURCES * STEP)
+        self._ring = mmap.mmap(self._socket.fileno(), SOURCES * step)
         for number in range(SOURCES):
-            packet = target + NOBODY + b"\x08\0" + datagram(address(number))
-            place = number * STEP
+            packet = target + NOBODY + b"\x08\0" + datagram(address(number), payload)
+            place = number * step
             struct.pack_into("=III", self._ring, place, 0, len(packet), len(packet))
             self._ring[place + HEADER : place + HEADER + len(packet)] = packet
-        self._status = memoryview(self._ring).cast("I")[:: STEP // 4]
+        self._status = memoryview(self._ring).cast("I")[:: step // 4]
         self._ready = memoryview(struct.pack("=I", _SEND_REQUEST) * BURST).cast("I")
 
     def nanoseconds(self) -> float:
@@ -91,9 +97,8 @@ class Flood:
         self._socket.close()
 
 
-def datagram(source: int) -> bytes:
+def datagram(source: int, payload: bytes) -> bytes:
     """Write a UDP packet to our port, without a UDP checksum."""
-    payload = b"REGISTER sip"
     udp = struct.pack(">4H", PORT, PORT, 8 + len(payload), 0) + payload
     ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0x4000, 64, socket.IPPROTO_UDP, 0)
     ip += source.to_bytes(4, "big") + IPv4Address("192.0.2.1").packed
