@@ -14,6 +14,7 @@ from amiwatch.cli.asking import PATIENT_TIME, asker, carry_out
 from amiwatch.cli.call import Comment, seconds
 from amiwatch.cli.text import complain, iso, local, visible
 from amiwatch.errors import ConfigurationError, FirewallError, FirewallPermission, StillWaiting, StoreError
+from amiwatch.store.note import leave_note, note_path, read_note
 from amiwatch.store.reader import Reader
 from amiwatch.store.records import Panic
 
@@ -98,8 +99,6 @@ async def _exempt_everybody(kind: str, prefix: str) -> None:
 
 def _leave_note(settings: Settings, how_long: int | None, comment: str, *, error: StoreError, is_empty: bool) -> None:
     """Tell the daemon without the database. Raises the error of the database if that can't be done."""
-    from amiwatch.daemon.hold import leave_note, note_path
-
     now = time.time()
     emptied = _emptied(is_empty)
     try:
@@ -119,8 +118,6 @@ def _emptied(is_empty: bool) -> str:
 
 def lasting(database: Path, now: float, reader: Reader | None = None) -> Panic | None:
     """Return the panic that lasts, None if there is none. Raises StoreError."""
-    from amiwatch.daemon.hold import read_note
-
     found = read_note(database)
     if found is None:
         if reader is None:

@@ -8,17 +8,15 @@ Rule 2: a ban on trial needs nobody to undo it. It is a short ban, and the kerne
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from amiwatch.daemon.memory import end_of
 from amiwatch.judgement.reasons import duration
 from amiwatch.judgement.values import IPNetwork
+from amiwatch.store.note import note_path, read_note
 from amiwatch.store.records import Panic, Trial
 from amiwatch.store.writer import Store
 
@@ -30,9 +28,6 @@ log = logging.getLogger(__name__)
 
 REMIND_TIME = 600.0
 """Seconds between two reminders in the log that nothing is dropped."""
-
-NOTE_LIMIT = 4096
-"""Bytes read of a note: one of ours has some hundred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +52,7 @@ class Hold:
         """Bans by hand that the allowlist does not lift, for whoever made them meant it."""
         self._ends: float | None = None
         self._remind_at = 0.0
-        self._note = note_path(daemon.settings.database)
+        self._database = daemon.settings.database
         self._spent: Panic | None = None
         """The panic of a note that could not be deleted; it is over."""
 
@@ -71,10 +66,13 @@ class Hold:
     async def end(self) -> bool:
         """Put back what has time left; tell whether anything was held."""
         was_held, self.panic = self.panic is not None, None
-        self._spent = _read_note(self._note)
+        self._spent = read_note(self._database)
         self._delete_note()
-        if _read_note(self._note) is not None:
-            log.error("the note of the panic can't be deleted, the next start would take it up: delete %r", self._note)
+        if read_note(self._database) is not None:
+            log.error(
+                "the note of the panic can't be deleted, the next start would take it up: delete %s.panic",
+                self._database,
+            )
         if self._daemon.store is not None:
             self._daemon.store.put_resume()
         if was_held:
@@ -117,7 +115,7 @@ class Hold:
 
     async def recall(self, store: Store) -> None:
         """Take over what the database says, or a note beside it. Raises StoreError."""
-        if (left := _read_note(self._note)) is not None:
+        if (left := read_note(self._database)) is not None:
             self._keep(left)
             store.put_panic(left)
         if self.panic is None and (panic := await store.panic()) is not None:
@@ -161,7 +159,7 @@ class Hold:
 
     async def _take_up_note(self) -> None:
         """Begin what somebody could not ask for in the database; the file goes when the database has it."""
-        if (left := _read_note(self._note)) in (None, self._spent):
+        if (left := read_note(self._database)) in (None, self._spent):
             return
         assert left is not None
         store = self._daemon.store
@@ -172,47 +170,4 @@ class Hold:
 
     def _delete_note(self) -> None:
         with suppress(OSError):
-            self._note.unlink(missing_ok=True)
-
-
-def note_path(database: Path) -> Path:
-    """Return the file in which a panic is left where the database takes none."""
-    return Path(f"{database}.panic")
-
-
-def leave_note(database: Path, panic: Panic) -> None:
-    """Leave a panic for the daemon beside its database. Raises OSError."""
-    path = note_path(database)
-    beginning = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        beginning.write_text(json.dumps(asdict(panic)), encoding="utf-8")
-        beginning.rename(path)
-    except OSError:
-        with suppress(OSError):
-            beginning.unlink()
-        raise
-
-
-def read_note(database: Path) -> Panic | None:
-    """Return the panic that was left beside a database, if there is one."""
-    return _read_note(note_path(database))
-
-
-def _read_note(path: Path) -> Panic | None:
-    try:
-        if not path.is_file():
-            return None
-        with path.open("rb") as file:
-            text = file.read(NOTE_LIMIT)
-        at = path.stat().st_mtime
-    except OSError:
-        return None
-    try:
-        found = json.loads(text)
-        until = found["until"]
-        return Panic(
-            float(found["at"]), None if until is None else float(until), str(found["asked_by"]), str(found["comment"])
-        )
-    except (ValueError, TypeError, LookupError):
-        # Whatever stands in it: somebody made this file, which can only mean one thing.
-        return Panic(at, None, "unknown", f"the file {path.name}")
+            note_path(self._database).unlink(missing_ok=True)

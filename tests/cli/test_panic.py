@@ -9,8 +9,8 @@ from ipaddress import ip_address
 import pytest
 
 from amiwatch.cli.ssh import callers
-from amiwatch.daemon.hold import note_path
 from amiwatch.firewall import libnftables
+from amiwatch.store.note import note_path
 from amiwatch.testing.netns import Wire
 from tests.cli.conftest import make_ban
 from tests.firewall.conftest import run

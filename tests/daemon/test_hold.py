@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from amiwatch.daemon.hold import leave_note, note_path
 from amiwatch.errors import FirewallError, StoreError
 from amiwatch.firewall.base import Entry
 from amiwatch.store import requests
+from amiwatch.store.note import leave_note, note_path
 from amiwatch.store.reader import Reader
 from amiwatch.store.records import Panic
 from amiwatch.testing.firewall import FakeFirewall
