@@ -69,10 +69,7 @@ class Hold:
         self._spent = read_note(self._database)
         self._delete_note()
         if read_note(self._database) is not None:
-            log.error(
-                "the note of the panic can't be deleted, the next start would take it up: delete %s.panic",
-                self._database,
-            )
+            log.error("delete the note of the panic, or the next start takes it up path=%s", note_path(self._database))
         if self._daemon.store is not None:
             self._daemon.store.put_resume()
         if was_held:

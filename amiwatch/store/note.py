@@ -1,5 +1,5 @@
 """
-A panic that is left beside the database, for the daemon, where the database itself takes nothing (locked, full, broken).
+A panic that is left for the daemon beside the database, where that takes nothing (locked, full, broken).
 
 Rule: whatever stands in that file means panic.
 """
