@@ -14,6 +14,9 @@ from pathlib import Path
 
 from amiwatch.store.records import Panic
 
+LATEST = 32_503_680_000.0
+"""The year 3000."""
+
 NOTE_LIMIT = 4096
 """Bytes read of a note: one of ours has some hundred."""
 
@@ -49,10 +52,16 @@ def read_note(database: Path) -> Panic | None:
         return None
     try:
         found = json.loads(text)
-        until = found["until"]
-        return Panic(
-            float(found["at"]), None if until is None else float(until), str(found["asked_by"]), str(found["comment"])
-        )
-    except (ValueError, TypeError, LookupError):
+        until = None if found["until"] is None else _instant(found["until"])
+        return Panic(_instant(found["at"]), until, str(found["asked_by"]), str(found["comment"]))
+    except (ValueError, TypeError, LookupError, RecursionError):
         # Whatever stands in it: somebody made this file, which can only mean one thing.
         return Panic(at, None, "unknown", f"the file {path.name}")
+
+
+def _instant(value: object) -> float:
+    """Read a time. Raises ValueError, TypeError; JSON as Python reads it knows numbers that are none."""
+    at = float(value)  # type: ignore[arg-type]
+    if not 0 <= at < LATEST:
+        raise ValueError(f"{value!r} is no time")
+    return at

@@ -191,7 +191,20 @@ async def test_what_is_no_file_is_no_note_and_hangs_nobody(site: Site) -> None:
     assert site.it.daemon.hold.panic is None
 
 
-@pytest.mark.parametrize("text", ["", "stop!", "[]", '{"at": "x"}', "\x00" * 9000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "stop!",
+        "[]",
+        '{"at": "x"}',
+        '{"at": NaN, "until": Infinity, "asked_by": "x", "comment": ""}',
+        '{"at": 1, "until": 1e300, "asked_by": "x", "comment": ""}',
+        "[" * 4000,
+        "\x00" * 9000,
+    ],
+    ids=range(8),
+)
 async def test_whatever_stands_in_the_file_it_means_panic(site: Site, text: str) -> None:
     note_path(site.path).write_text(text)
     await site.until(lambda: site.it.daemon.hold.panic is not None and not note_path(site.path).exists())
