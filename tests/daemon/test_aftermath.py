@@ -98,7 +98,7 @@ async def test_without_rights_it_says_so_once_and_goes_on(wire: Wire, caplog: py
     caplog.set_level(logging.WARNING)
     with ThreadPoolExecutor(initializer=give_up_rights) as powerless:
         asyncio.get_running_loop().set_default_executor(powerless)
-        async with session(wire) as (asterisk, far), running(Aftermath(Scope, forgets=True)) as after:
+        async with session(wire) as (asterisk, far), running(Aftermath(Scope, forgets=False)) as after:
             for _ in range(3):
                 after.cut_off(ip_network(f"{ATTACKER}/32"))
                 await after.settle()
