@@ -49,7 +49,7 @@ class Ours:
         return (*self.judge.sweep(now), *self.judge.see(event, now))
 
     def refuse(self, block: Tampered, now: float) -> None:
-        """Nothing is done because of what somebody else wrote."""
+        self.judge.refuse(block.session, now)
 
     def is_banned(self, source: IPAddress, now: float) -> bool:
         return self.judge.ledger.is_banned(source_key(source), source, now)

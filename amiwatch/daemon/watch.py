@@ -273,6 +273,7 @@ class Daemon:
                 if said := judge.see(item, now):
                     self._take(said, pbx, received)
             elif type(item) is Tampered:
+                judge.refuse(item.session, now)
                 self._refused(item, pbx, now)
 
     def _take(self, verdicts: Sequence[Verdict], pbx: str, received: float) -> None:

@@ -58,6 +58,12 @@ those for ``<unknown>``: phones answer within a round trip or two, all of an off
 MAX_UNFOLLOWED = 20_000
 """Sources for which that is counted (2 MB): honest ones are in it between a challenge and its answer."""
 
+BROKEN_TIME = 5.0
+"""How long after a broken message the genuine one of the same request comes at most, in seconds: milliseconds."""
+
+MAX_BROKEN = 256
+"""Broken messages that wait for it."""
+
 SWEEP = 2_000
 """Sources looked at in one sweep: some 10 ms."""
 
@@ -86,6 +92,8 @@ class Judge:
         self._breaker = Breaker()
         self._unfollowed: dict[int, int] = {}
         """Source → first requests for accounts that exist since it last answered a challenge."""
+        self._broken: OrderedDict[str, float] = OrderedDict()
+        """SessionIDs of requests that broke a message → when."""
         self._campaigns = Campaigns()
         self._verdicts = Verdicts(
             policy,
@@ -143,7 +151,28 @@ class Judge:
             key += CHAN_SIP
         elif self._is_wide and key < 0:
             key = self._with_neighbours(key, event, now)
+        if self._broken and event.account == UNKNOWN and self._has_broken(event.session, now):
+            # Its InvalidAccountID was refused: this is no challenge that names nobody, as carriers have.
+            named = event._replace(kind="InvalidAccountID", account=f"(line ends, call {event.session[:32]})")
+            return self._no_account(key, named, now) or read(key, event, now)
         return read(key, event, now)
+
+    def refuse(self, session: str, now: float) -> None:
+        """
+        Note that a request with this SessionID broke a message by line ends in its account; empty is none.
+
+        Nothing is done to anybody because of it. The genuine event of the same request, which follows, counts like one
+        whose account doesn't exist.
+        """
+        if not session:
+            return
+        self._broken[session[:TEXT_LIMIT]] = now
+        self._broken.move_to_end(session[:TEXT_LIMIT])
+        if len(self._broken) > MAX_BROKEN:
+            self._broken.popitem(last=False)
+
+    def _has_broken(self, session: str, now: float) -> bool:
+        return self._broken.pop(session[:TEXT_LIMIT], 0.0) >= now - BROKEN_TIME
 
     def _reading(self) -> dict[tuple[str, str], Callable[[int, SecurityEvent, float], Sequence[Verdict]]]:
         """

@@ -33,6 +33,7 @@ def bounds(policy: Policy) -> dict[str, int]:
         "Dialogue.guesses": sources.GUESSES_KEPT,
         "HastyBans._bans": hasty.MAX_HASTY,
         "Judge._asked": policy.max_sources,
+        "Judge._broken": judge.MAX_BROKEN,
         "Judge._unfollowed": judge.MAX_UNFOLLOWED,
         "Judge.repeats": judge.REPEATS,
         "Ladder._offenders": policy.max_offenders,
@@ -228,6 +229,14 @@ def test_unproven_bans_have_a_share_of_the_set_and_no_more() -> None:
     pour(watch, [flood, flood._replace(account=TRIPWIRE.upper())])
     check(watch)
     assert len(watch.ledger.unproven) == len(watch.ledger) == 100
+
+
+def test_broken_messages_are_remembered_for_a_moment_and_only_the_newest() -> None:
+    watch = Judge(Policy(), random=Random(0))
+    for number in range(2 * judge.MAX_BROKEN):
+        watch.refuse(f"{number}".ljust(2 * TEXT_LIMIT, "x"), NOON)
+    check(watch)
+    assert held(watch)["Judge._broken"] == judge.MAX_BROKEN
 
 
 def test_the_ladder_forgets_the_oldest_offender() -> None:
