@@ -397,7 +397,7 @@ def _placed(settings: Settings, one: FamilyRule) -> Finding:
     if not one.is_present:
         return _missing_rule(settings, one)
     to_do = "amiwatch firewall install"
-    if not one.covers(wanted(settings)):
+    if not one.closes(wanted(settings).scope):
         text = f"IPv{one.family}: does not drop what AMIWATCH_PORTS={settings.ports} says"
         return Finding("rule", Mark.BAD, text, to_do, 69)
     if not one.is_first:
@@ -412,7 +412,10 @@ def _limits(settings: Settings, families: Sequence[FamilyRule]) -> Iterator[Find
     from amiwatch.cli.firewall import NO_SIGNATURES, wanted
 
     protection = wanted(settings)
-    if protection.tiers:
+    if not all(one.limits_are(protection) for one in families):
+        text = "not what AMIWATCH_TIERS, AMIWATCH_SIGNATURES and 'amiwatch firewall tiers' say"
+        yield Finding("limits", Mark.DOUBT, text, "'amiwatch run' places them within seconds, as root")
+    elif protection.tiers:
         packets = sum(limit.packets for one in families for limit in one.limits)
         text = f"rate tiers {settings.tiers} are on, {counted(packets, 'packet')} dropped by limits"
         if settings.allowlist.networks or settings.allowlist.names:

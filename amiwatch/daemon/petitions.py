@@ -330,7 +330,11 @@ class Clerk:
         """Say why nothing is limited now, if so."""
         if not self._daemon.is_enforcing:
             return "; but in observe mode nothing is dropped"
-        return "" if self._daemon.places_rule else "; but no rule is ours to place here, so nothing is limited"
+        if not self._daemon.places_rule:
+            return "; but no rule is ours to place here, so nothing is limited"
+        if self._daemon.judge.counters.chan_sip:
+            return "; the phones of chan_sip earn no trust, so allow their networks"
+        return ""
 
     async def _reload(self, request: Request) -> Answer:
         await self._daemon.reload_now()

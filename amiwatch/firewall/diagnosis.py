@@ -160,7 +160,7 @@ def _placed_fault(one: FamilyRule, protection: Protection) -> Cause | None:
         return cause("no_rule", one.set_name)
     if one.position != 1:
         return cause("late_rule", str(one.position), one.place)
-    return None if one.covers(protection) else cause("wrong_rule", one.place)
+    return None if one.closes(protection.scope) else cause("wrong_rule", one.place)
 
 
 async def _way_fault(suspect: Suspect, firewall: Firewall, rule: Rule | None, dropped_before: int | None) -> Cause:

@@ -25,6 +25,7 @@ from amiwatch.firewall import iptables
 from amiwatch.firewall.iptables import PROGRAMS, after, counters
 from amiwatch.firewall.names import chain_name, checked_prefix, set_name, strangers_name
 from amiwatch.firewall.protection import FIRST_OCTETS, Limit, Protection, Tier, exempt_name, windows
+from amiwatch.firewall.scope import Scope
 from amiwatch.judgement.values import IPNetwork
 
 log = logging.getLogger(__name__)
@@ -118,8 +119,12 @@ class FamilyRule:
 
     def covers(self, protection: Protection) -> bool:
         """Tell whether exactly this is dropped, no less and no more; signatures, as far as the backend can."""
-        wanted = [(protocol, ports, self.set_name) for protocol, ports in protection.scope.matches()]
-        return self.is_present and self.is_everywhere and bare(self.drops) == wanted and self.limits_are(protection)
+        return self.closes(protection.scope) and self.limits_are(protection)
+
+    def closes(self, scope: Scope) -> bool:
+        """Tell whether exactly these ports are closed to the banned, everywhere."""
+        wanted = [(protocol, ports, self.set_name) for protocol, ports in scope.matches()]
+        return self.is_present and self.is_everywhere and bare(self.drops) == wanted
 
     def limits_are(self, protection: Protection) -> bool:
         """Tell whether just these limits are there; signatures, as far as the backend can."""

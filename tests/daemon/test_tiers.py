@@ -232,3 +232,21 @@ async def test_a_word_that_is_neither_changes_nothing(guarded, caller, tmp_path)
         assert outcome is not None
         assert not outcome.is_done
         assert caller.gets_through(STRANGER, 9) == 9
+
+
+async def test_who_has_chan_sip_is_told_that_its_phones_earn_no_trust(guarded, ask) -> None:
+    async with guarded() as it:
+        assert "chan_sip" not in await ask("tiers", "on")
+        await it.pbx.emit(attempt_bytes(Case.SIP_RIGHT_PASSWORD, source=PHONE))
+        await until(lambda: it.daemon.judge.counters.chan_sip > 0)
+        assert "chan_sip earn no trust" in await ask("tiers", "on")
+
+
+async def test_names_of_scanners_are_read_again_with_the_settings(guarded, caller, ask) -> None:
+    async with guarded() as it:
+        if it.daemon.firewall.name != "ipset":
+            pytest.skip("nftables can't search packets")
+        named = it.daemon.settings.model_copy(update={"signatures": frozenset({"friendly-scanner"})})
+        it.daemon._read_settings = lambda: named
+        await ask("reload")
+        await until(lambda: caller.gets_through(STRANGER, 1, b"User-Agent: friendly-scanner") == 0)
