@@ -23,7 +23,7 @@ from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
 from multiprocessing.connection import Connection
 from pathlib import Path
-from time import perf_counter, process_time, thread_time
+from time import perf_counter, process_time
 
 from amiwatch.config import Settings, load
 from amiwatch.daemon.watch import Daemon
@@ -32,6 +32,7 @@ from amiwatch.judgement.values import Alert, Ban, IPNetwork
 from amiwatch.testing import netns
 from amiwatch.testing.asterisk import FakeAsterisk
 from amiwatch.testing.builders import event_bytes
+from bench.stall import Stall
 from bench.store import fill
 
 NEWCOMERS = 200
@@ -171,23 +172,6 @@ async def newcomers(folder: Path) -> None:
         f"p50 {statistics.median(took):.3f} ms, p99 {took[int(len(took) * 0.99) - 1]:.3f} ms, max {took[-1]:.3f} ms "
         f"(of it inside the daemon p50 {statistics.median(daemon.latencies) * 1000:.3f} ms)"
     )
-
-
-class Stall:
-    """The longest time that the event loop was away, and the longest that it was busy: less, on a crowded machine."""
-
-    def __init__(self) -> None:
-        self.longest = self.busiest = 0.0
-
-    async def watch(self) -> None:
-        while True:
-            began, worked = perf_counter(), thread_time()
-            await asyncio.sleep(0.001)
-            self.longest = max(self.longest, perf_counter() - began - 0.001)
-            self.busiest = max(self.busiest, thread_time() - worked)
-
-    def __str__(self) -> str:
-        return f"longest stall {self.longest * 1000:.0f} ms ({self.busiest * 1000:.0f} ms of it busy)"
 
 
 async def flood(folder: Path) -> None:
