@@ -9,7 +9,7 @@ import pytest
 
 from amiwatch.firewall import leftovers, libnftables
 from amiwatch.firewall.base import Entry
-from amiwatch.firewall.protection import Protection
+from amiwatch.firewall.protection import Protection, Tier
 from amiwatch.firewall.table import make_firewall, make_rule
 from tests.firewall.conftest import SBIN
 
@@ -42,11 +42,13 @@ def both_work():
 
 
 async def fill(kind: str) -> None:
+    """Put everything there that amiwatch ever makes."""
     firewall, rule = make_firewall(kind, prefix=PREFIX), make_rule(kind, PREFIX)
     assert rule is not None
     await firewall.open()
     await firewall.add([Entry(HOST, 600)])
-    await rule.install(Protection())
+    await rule.exempt([ip_network("192.0.2.0/24"), ip_network("2001:db8::/32"), ip_network("203.0.113.9")])
+    await rule.install(Protection(tiers=Tier.parse("3/60s,5/180s"), signatures=("friendly-scanner",)))
     await firewall.close()
 
 
@@ -68,6 +70,8 @@ async def test_the_new_firewall_takes_over_and_leaves_no_trace_of_the_old_one(ol
         assert everything() == before
         await leftovers.take_over(new, PREFIX)
         assert everything() == before
+        await leftovers.remove(new, PREFIX)
+        assert PREFIX not in everything().lower().replace("leftover", "")
     finally:
         await leftovers.remove("ipset", PREFIX)
         await leftovers.remove("nftables", PREFIX)
