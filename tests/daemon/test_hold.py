@@ -12,7 +12,9 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+from pyroute2 import IPRoute
 
+from amiwatch.daemon import host
 from amiwatch.errors import FirewallError, StoreError
 from amiwatch.firewall.base import Entry
 from amiwatch.store import requests
@@ -20,9 +22,12 @@ from amiwatch.store.note import leave_note, note_path
 from amiwatch.store.reader import Reader
 from amiwatch.store.records import Panic
 from amiwatch.testing.firewall import FakeFirewall
+from amiwatch.testing.netns import Wire
 from tests.daemon.conftest import PATIENCE, Start, Watched
 
 HOUR = 3600
+ONLINK = 4
+"""RTNH_F_ONLINK, linux/rtnetlink.h: the gateway need not be reachable."""
 
 
 class Site:
@@ -331,6 +336,50 @@ async def test_nobody_can_insist_on_the_loopback(site: Site, target: str) -> Non
     assert "is never banned" in outcome.text
     assert "--force" not in outcome.text
     assert await site.kernel() == {}
+
+
+async def test_who_logged_in_a_moment_ago_and_a_new_name_server_are_not_banned_unless_forced(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon gathers who is safe once a minute; a ban by hand looks again."""
+    sessions, resolvers = tmp_path / "sessions", tmp_path / "resolv.conf"
+    sessions.mkdir()
+    (sessions / "7").write_text("REMOTE_HOST=203.0.113.9\n")
+    resolvers.write_text("nameserver 203.0.113.53\n")
+    monkeypatch.setattr(host, "LOGIND", sessions)
+    monkeypatch.setattr(host, "RESOLVERS", resolvers)
+    for target, why in (
+        ("203.0.113.9", "it is somebody logged in from there"),
+        ("203.0.113.0/28", "203.0.113.9/32 is somebody logged in from there"),
+        ("203.0.113.53", "it is a name server of this machine"),
+    ):
+        outcome = await site.ask("ban", target)
+        assert not outcome.is_done
+        assert why in outcome.text
+        assert "--force" in outcome.text
+        assert (await site.ask("ban", target, is_forced=True)).is_done
+    await site.it.daemon.allowlist.refresh()
+    assert set(await site.kernel()) == {"203.0.113.9/32", "203.0.113.0/28", "203.0.113.53/32"}
+
+
+@pytest.mark.kernel
+async def test_a_gateway_needs_force_and_an_own_address_is_never_banned(site: Site) -> None:
+    def lead_out() -> None:
+        with IPRoute() as routes:
+            index = routes.link_lookup(ifname="wire0")[0]
+            routes.route("replace", dst="default", gateway="203.0.113.254", oif=index, flags=ONLINK)
+
+    with Wire() as wire:
+        await asyncio.to_thread(lead_out)
+        outcome = await site.ask("ban", "203.0.113.254")
+        assert "a gateway of this machine" in outcome.text
+        assert "--force" in outcome.text
+        assert (await site.ask("ban", "203.0.113.254", is_forced=True)).is_done
+        for own in (wire.here[4], f"{wire.here[4]}/24".replace(".1/", ".0/"), wire.here[6]):
+            outcome = await site.ask("ban", own, is_forced=True)
+            assert not outcome.is_done
+            assert "an address of this machine" in outcome.text
+            assert "--force" not in outcome.text
 
 
 async def test_a_forced_ban_survives_a_restart_and_an_allow_ends_it(watched: Start, tmp_path: Path) -> None:
