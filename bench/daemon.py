@@ -94,8 +94,8 @@ async def _serve(pipe: Connection) -> None:
                     await asyncio.sleep(float(what.split()[1]))
                     data = event(10_000 + number, number)
                     (session,) = pbx._sessions  # noqa: SLF001 - the time of the very write is wanted
-                    session._writer.write(data)  # noqa: SLF001
                     times.append(perf_counter())
+                    session._writer.write(data)  # noqa: SLF001
                 pipe.send(times)
             elif what == "flood":
                 began = perf_counter()

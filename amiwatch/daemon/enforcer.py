@@ -42,8 +42,8 @@ REARM = 3600.0
 SLICE = 2_000
 """Entries handled between two turns of the event loop: some 5 ms, and what one nftables message takes."""
 
-AT_ONCE = 1_000
-"""Orders carried out between two turns of the event loop: to log and record a ban takes 8 microseconds."""
+AT_ONCE = 250
+"""Orders carried out between two turns of the event loop: to log and record one takes 20 microseconds."""
 
 LONG_LISTING = 50_000
 """Entries from which on a start does not wait for the comparison, where the kernel holds about as many as we want."""

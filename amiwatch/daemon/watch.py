@@ -57,8 +57,8 @@ MAX_BACKLOG = 100_000
 CROWDED = 2_000
 """Waiting events from which on repeats of banned sources are shed at the door."""
 
-SLICE = 128
-"""Events judged between two turns of the event loop: 10 ms even if each of them makes a ban."""
+SLICE = 48
+"""Events judged between two turns of the event loop: some 6 ms even if each of them makes a ban."""
 
 TICK = 0.25
 """Seconds between two looks at requests and ends of bans; a person waits for the answer."""
