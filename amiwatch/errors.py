@@ -95,6 +95,13 @@ class FirewallError(AmiwatchError):
     exit_code = 69
 
 
+class LimitsRefused(FirewallError):
+    """Tiers or signatures can't be placed; bans are dropped all the same. Said once, tried again."""
+
+    def __init__(self, why: object) -> None:
+        super().__init__(f"Bans are dropped, but tiers and signatures can't be: {why}")
+
+
 class FirewallPermission(FirewallError):
     """The process lacks CAP_NET_ADMIN (or root, for the drop rule)."""
 

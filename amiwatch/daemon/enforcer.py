@@ -20,7 +20,7 @@ from ipaddress import ip_network
 from math import inf
 from time import perf_counter
 
-from amiwatch.errors import FirewallError, FirewallPermission
+from amiwatch.errors import FirewallError, FirewallPermission, LimitsRefused
 from amiwatch.firewall.base import MAX_TIMEOUT, Entry, Firewall, parts
 from amiwatch.firewall.protection import Protection
 from amiwatch.firewall.rule import Rule
@@ -34,7 +34,7 @@ FULL_LISTING = 600.0
 somebody changed; between them only the numbers of entries are compared, which costs microseconds."""
 
 RULE_TIME = 2.5
-"""Seconds between two looks at the drop rule, where that is allowed: two programs that take some milliseconds each."""
+"""Seconds between two looks at the drop rule, where that is allowed: four programs that take some milliseconds each."""
 
 REARM = 3600.0
 """A kernel timeout may be this much shorter, in seconds, than we want before it is set again."""
@@ -101,6 +101,8 @@ class Enforcer:
         self.is_held = False
         """A person stopped everything: nothing may be in the kernel until somebody lets it go on."""
         self.has_trouble = False
+        self.limits_refused = ""
+        """Why limits are not in the kernel, in a sentence; empty where they are, or nobody wants any."""
         self.limited = 0
         """Packets that tiers and signatures have dropped, when the rule was looked at last."""
         self._ledger = ledger
@@ -283,7 +285,7 @@ class Enforcer:
         async with self._closing:
             await self._clear()
             if self.protection.has_limits:
-                await self._keep_exempt()
+                await self.keep_exempt()
                 await self._check_rule()
 
     async def resume(self) -> None:
@@ -352,20 +354,19 @@ class Enforcer:
         """What the rule is to drop now: nothing but what the sets hold, where nothing may be blocked."""
         return self.protection if self.is_blocking else self.protection.bare()
 
-    async def keep_exempt(self) -> None:
-        """Exempt from limits whom they may not concern now; said when it fails, tried again at the next call."""
-        try:
-            await self._keep_exempt()
-        except FirewallError as error:
-            self._complain(error)
-
-    async def _keep_exempt(self) -> None:
+    async def keep_exempt(self) -> bool:
+        """Exempt from limits whom they may not concern now; False if that failed, which is said, and tried again."""
         if self._limits is None or not self.protection.has_limits:
-            return
+            return True
         # Limits that we may not take away concern nobody in a panic.
         networks = EVERYBODY if self.is_held else self._exempt()
-        if networks:
-            await self._limits.exempt(networks)
+        try:
+            if networks:
+                await self._limits.exempt(networks)
+        except FirewallError as error:
+            self._say_refused(error)
+            return False
+        return True
 
     async def _is_untouched(self) -> bool:
         if not self.is_blocking:
@@ -512,8 +513,7 @@ class Enforcer:
         self._rule_checked_at = perf_counter()
         if self._rule is not None:
             try:
-                await self._keep_exempt()
-                await self._rule.install(self.dropped)
+                await self._place(self._rule)
             except FirewallPermission as error:
                 # Asking again every few seconds would change nothing.
                 log.info("drop rule not looked at, only whether any rule uses our sets reason=%s", error)
@@ -528,6 +528,21 @@ class Enforcer:
         if is_missing and not self._is_rule_said:
             log.error("no rule uses our sets, so nothing is dropped: run 'amiwatch firewall install' as root")
         self._is_rule_said = is_missing
+
+    async def _place(self, rule: Rule) -> None:
+        """Place the rule; where only limits are refused, say so, and go on."""
+        is_known = await self.keep_exempt()
+        try:
+            await rule.install(self.dropped)
+        except LimitsRefused as error:
+            self._say_refused(error)
+        else:
+            self.limits_refused = "" if is_known else self.limits_refused
+
+    def _say_refused(self, error: FirewallError) -> None:
+        if not self.limits_refused:
+            log.error("tiers and signatures not as they should be, trying again reason=%s", error)
+        self.limits_refused = str(error)
 
     async def _note_unused(self) -> None:
         """Have the rule looked at soon; where it is not ours to place, say that it is missing."""

@@ -332,6 +332,8 @@ class Clerk:
             return "; but in observe mode nothing is dropped"
         if not self._daemon.places_rule:
             return "; but no rule is ours to place here, so nothing is limited"
+        if self._daemon.limits_refused:
+            return f"; but they are not in force: {self._daemon.limits_refused}"
         if self._daemon.judge.counters.chan_sip:
             return "; the phones of chan_sip earn no trust, so allow their networks"
         return ""

@@ -430,6 +430,11 @@ class Daemon:
         return self._enforcer.places_rule
 
     @property
+    def limits_refused(self) -> str:
+        """Say why limits are not in the kernel; empty where they are, or nobody wants any."""
+        return self._enforcer.limits_refused
+
+    @property
     def limited(self) -> int:
         """How many packets tiers and signatures have dropped, a few seconds ago."""
         return self._enforcer.limited

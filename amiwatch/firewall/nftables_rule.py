@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Collection, Iterator
 
-from amiwatch.errors import FirewallError
+from amiwatch.errors import FirewallError, FirewallPermission, LimitsRefused
 from amiwatch.firewall import libnftables
 from amiwatch.firewall import nftables_limits as limits
 from amiwatch.firewall import nftables_wire as wire
@@ -57,7 +57,16 @@ class NftablesRule:
         """Who was exempted last, and how many elements that made: if somebody empties a set, it is filled anew."""
 
     async def install(self, protection: Protection) -> None:
-        await asyncio.to_thread(self._install, protection)
+        try:
+            await asyncio.to_thread(self._install, protection)
+        except FirewallPermission:
+            raise
+        except FirewallError as error:
+            if not protection.has_limits:
+                raise
+            # A kernel without what limits need (connection tracking, nft_limit): bans must not wait for it.
+            await asyncio.to_thread(self._install, protection.bare())
+            raise LimitsRefused(error) from error
 
     async def exempt(self, networks: Collection[IPNetwork]) -> None:
         await asyncio.to_thread(self._exempt, frozenset(networks))

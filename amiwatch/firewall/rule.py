@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from amiwatch.errors import FirewallError, FirewallPermission
+from amiwatch.errors import FirewallError, FirewallPermission, LimitsRefused
 from amiwatch.firewall import iptables
 from amiwatch.firewall.iptables import PROGRAMS, after, counters
 from amiwatch.firewall.names import chain_name, checked_prefix, set_name, strangers_name
@@ -168,6 +168,7 @@ class Rule(Protocol):
         Drop this, no less and no more. What is right already is left alone, with its counters.
 
         Limits are placed only once somebody was exempt from them: no rule cuts off phones of whom nobody told it yet.
+        Raises ``LimitsRefused`` where only they can't be placed.
         """
 
     async def exempt(self, networks: Collection[IPNetwork]) -> None:
@@ -210,7 +211,18 @@ class DropRule:
 
         The sets must exist: open the firewall first.
         """
-        protection = await self._prepared(protection)
+        try:
+            await self._install(await self._prepared(protection))
+        except FirewallPermission:
+            raise
+        except FirewallError as error:
+            if not protection.has_limits:
+                raise
+            # A kernel without what limits need (xt_string, connection tracking): bans must not wait for it.
+            await self._install(protection.bare())
+            raise LimitsRefused(error) from error
+
+    async def _install(self, protection: Protection) -> None:
         for family in self._families():
             chains = await self._read(family)
             wrong = [table for table in chains if not table.holds(self._wanted(family, protection, table.name))]

@@ -250,3 +250,20 @@ async def test_names_of_scanners_are_read_again_with_the_settings(guarded, calle
         it.daemon._read_settings = lambda: named
         await ask("reload")
         await until(lambda: caller.gets_through(STRANGER, 1, b"User-Agent: friendly-scanner") == 0)
+
+
+async def test_tiers_that_the_kernel_refuses_are_said_and_bans_are_dropped_all_the_same(guarded, caller, ask) -> None:
+    async with guarded() as it:
+        if it.daemon.firewall.name == "ipset":
+            run("ipset", "create", f"{PREFIX}4-safe", "bitmap:port", "range", "1-2")  # somebody else's, under our name
+        else:
+            run("nft", f"add set inet {PREFIX} {PREFIX}4-safe {{ type ether_addr; }}")
+        try:
+            assert "; but they are not in force: " in await ask("tiers", "on")
+            await it.attack(STRANGER)
+            await it.watcher.until_banned(f"{STRANGER}/32")
+            assert caller.gets_through(STRANGER, 3) == 0
+            assert not it.daemon.has_firewall_trouble
+        finally:
+            if it.daemon.firewall.name == "ipset":
+                run("ipset", "destroy", f"{PREFIX}4-safe")

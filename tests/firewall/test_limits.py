@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from amiwatch.errors import ConfigurationError
+from amiwatch.errors import ConfigurationError, LimitsRefused
 from amiwatch.firewall import ipset_limits, nftables_limits
 from amiwatch.firewall.base import Entry
 from amiwatch.firewall.names import MAX_PREFIX
@@ -381,3 +381,18 @@ async def test_two_instances_do_not_meet(guard, pbx):
         await rule.remove()
         await firewall.remove_sets()
         await firewall.close()
+
+
+@pytest.mark.kernel
+async def test_limits_that_the_kernel_refuses_leave_the_bans_in_force(guard, wire):
+    too_much = Protection(tiers=(Tier(2**70, 60),))
+    for _ in range(2):
+        await guard.rule.exempt(OFFICE)
+        with pytest.raises(LimitsRefused, match="Bans are dropped, but"):
+            await guard.rule.install(too_much)
+    assert (await guard.rule.show()).covers(Protection())
+    await guard.firewall.add([Entry(source_network(ip_address(STRANGER[4])), 600)])
+    sip = Pbx(wire, 4)
+    assert sip.hears(STRANGER[4]) == 0
+    sip.socket.close()
+    await placed(guard, LIMITED)
