@@ -1,8 +1,8 @@
 """
 Campaigns: one account that exists, guessed at from many addresses, one try each.
 
-Rule 1: the account is reported, whatever the evidence. Addresses are given out to be banned only if they came fast; who
-judges them makes sure that each is proven and that nothing speaks for it.
+Rule 1: the account is reported, whatever the evidence. Addresses are given out to be banned only if they came fast and
+each is proven; who judges them makes sure that nothing speaks for them.
 
 Rule 2: memory is bounded whatever arrives.
 """
@@ -30,7 +30,7 @@ FEW = 3
 """Guesses that an address of a campaign makes at most; whoever makes more meets the other rules."""
 
 MAX_ACCOUNTS = 5_000
-"""Accounts watched for campaigns (15 MB at most): those that exist, so there can't be many more."""
+"""Accounts watched for campaigns (30 MB at most): those that exist, so there can't be many more."""
 
 MAX_SUSPECTS = 10_000
 """Addresses of campaigns that wait for ``GIVEN_UP`` (2 MB)."""
@@ -45,31 +45,22 @@ class Campaigns:
     def __init__(self) -> None:
         self._accounts: OrderedDict[str, OrderedDict[int, float]] = OrderedDict()
         """Account → sources and when they guessed last, the newest ``CAMPAIGN``; accounts as they were guessed last."""
+        self._proven: OrderedDict[str, OrderedDict[int, float]] = OrderedDict()
+        """The same of proven guesses alone: forged ones must neither make an address a suspect nor push one out."""
         self._suspects: OrderedDict[int, tuple[str, float]] = OrderedDict()
         """Sources that came fast → account and time, in that order."""
 
     def __len__(self) -> int:
         return len(self._accounts)
 
-    def guess(self, account: str, key: int, now: float) -> bool:
+    def guess(self, account: str, key: int, now: float, *, is_proven: bool) -> bool:
         """Note a guess by a source without trust; tell whether the account is now under attack."""
-        sources = self._accounts.get(account)
-        if sources is None:
-            sources = self._accounts[account] = OrderedDict()
-            if len(self._accounts) > MAX_ACCOUNTS:
-                self._accounts.popitem(last=False)
-        else:
-            self._accounts.move_to_end(account)
-        sources[key] = now
-        sources.move_to_end(key)
-        if len(sources) > CAMPAIGN:
-            sources.popitem(last=False)
-        if len(sources) < CAMPAIGN:
-            return False
-        first = next(iter(sources.values()))
-        if first > now - RUSH_TIME:
-            self._suspect(account, sources)
-        return first > now - CAMPAIGN_TIME
+        if is_proven:
+            proven = _note(self._proven, account, key, now)
+            if len(proven) == CAMPAIGN and next(iter(proven.values())) > now - RUSH_TIME:
+                self._suspect(account, proven)
+        sources = _note(self._accounts, account, key, now)
+        return len(sources) == CAMPAIGN and next(iter(sources.values())) > now - CAMPAIGN_TIME
 
     def _suspect(self, account: str, sources: OrderedDict[int, float]) -> None:
         """Suspect the newest sources of an account, those that are suspected already aside."""
@@ -91,3 +82,21 @@ class Campaigns:
     def wait(self, key: int, account: str, at: float) -> None:
         """Suspect a source again, which guessed again at this time."""
         self._suspects[key] = account, at
+
+
+def _note(
+    accounts: OrderedDict[str, OrderedDict[int, float]], account: str, key: int, now: float
+) -> OrderedDict[int, float]:
+    """Note a guess; return the newest ``CAMPAIGN`` sources that guessed at this account, and when."""
+    sources = accounts.get(account)
+    if sources is None:
+        sources = accounts[account] = OrderedDict()
+        if len(accounts) > MAX_ACCOUNTS:
+            accounts.popitem(last=False)
+    else:
+        accounts.move_to_end(account)
+    sources[key] = now
+    sources.move_to_end(key)
+    if len(sources) > CAMPAIGN:
+        sources.popitem(last=False)
+    return sources

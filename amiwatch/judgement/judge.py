@@ -351,7 +351,9 @@ class Judge:
     def _guessed_at(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         """Watch an account that exists for guesses from many addresses."""
         account = event.account[:TEXT_LIMIT]
-        if self.trust.has(key, now) or not self._campaigns.guess(account, key, now):
+        if self.trust.has(key, now):
+            return ()
+        if not self._campaigns.guess(account, key, now, is_proven=event.is_proven):
             return ()
         return self.alarms.tell_of_account(
             "account_attacked", account, now, lambda: attacked_reason(account, CAMPAIGN, CAMPAIGN_TIME)

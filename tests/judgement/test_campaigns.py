@@ -55,11 +55,11 @@ def test_accounts_watched_are_bounded() -> None:
     campaigns = Campaigns()
     for number in range(MAX_ACCOUNTS + 100):
         for key in range(2):
-            campaigns.guess(str(number), key, 0)
+            campaigns.guess(str(number), key, 0, is_proven=True)
     assert len(campaigns) == MAX_ACCOUNTS
     for key in range(1000):
-        campaigns.guess("last", key, 0)
-    assert len(campaigns._accounts["last"]) == CAMPAIGN
+        campaigns.guess("last", key, 0, is_proven=True)
+    assert len(campaigns._accounts["last"]) == len(campaigns._proven["last"]) == CAMPAIGN
 
 
 @pytest.mark.parametrize("tries", [1, FEW])
@@ -101,6 +101,27 @@ def test_over_udp_nobody_is_banned_for_a_campaign() -> None:
     sweep(story)
     assert story.kinds() == ["account_attacked"]
     assert not story.bans
+
+
+def test_a_campaign_of_forged_packets_does_not_ban_who_mistypes_over_tls() -> None:
+    story = Story()
+    campaign(story, transport="UDP")
+    story.attempt(Case.WRONG_PASSWORD, source="192.0.2.9", transport="TLS")
+    campaign(story, transport="UDP")
+    sweep(story)
+    assert story.kinds() == ["account_attacked"]
+    assert not story.bans
+
+
+def test_forged_packets_do_not_hide_the_addresses_of_a_proven_campaign() -> None:
+    story = Story()
+    for number in range(CAMPAIGN):
+        story.attempt(Case.WRONG_PASSWORD, source=host(number), transport="TLS")
+        for each in range(10):
+            story.wait(1)
+            story.attempt(Case.WRONG_PASSWORD, source=f"203.0.113.{(number * 10 + each) % 250 + 1}")
+    sweep(story)
+    assert story.banned() >= {f"{host(number)}/32" for number in range(CAMPAIGN)}
 
 
 def test_a_slow_campaign_is_reported_only() -> None:
@@ -167,6 +188,6 @@ def test_nobody_is_banned_for_a_campaign_while_everybody_fails() -> None:
 def test_addresses_that_wait_are_bounded() -> None:
     campaigns = Campaigns()
     for number in range(MAX_SUSPECTS + 500):
-        campaigns.guess("1001", number, number / 10)
+        campaigns.guess("1001", number, number / 10, is_proven=True)
     assert len(campaigns._suspects) == MAX_SUSPECTS
     assert len(list(campaigns.due(1e9, 100))) == 100

@@ -29,6 +29,8 @@ def bounds(policy: Policy) -> dict[str, int]:
         "Breaker._onsets": crowds.STORM,
         "Campaigns._accounts": campaigns.MAX_ACCOUNTS,
         "Campaigns._accounts{}": campaigns.CAMPAIGN,
+        "Campaigns._proven": campaigns.MAX_ACCOUNTS,
+        "Campaigns._proven{}": campaigns.CAMPAIGN,
         "Campaigns._suspects": campaigns.MAX_SUSPECTS,
         "Dialogue.guesses": sources.GUESSES_KEPT,
         "HastyBans._bans": hasty.MAX_HASTY,
