@@ -235,6 +235,9 @@ class _Taint(Enum):
     PING = auto()
 
 
+_UNTAINTED = _Taint.NONE  # for the hot path: a member looked up by its enumeration costs as much as a small call
+
+
 class Wire:
     """
     The parser of one connection.
@@ -285,7 +288,7 @@ class Wire:
             if shape is not None and not self._is_skipping:
                 match = shape.pattern.match(buffer, at)
                 if match is not None and match.end() - at <= FRAME_LIMIT:
-                    event = _event(shape, match, self._taint is not _Taint.NONE)
+                    event = _event(shape, match, self._taint is not _UNTAINTED)
                     if event is not None:
                         if event.tainted:
                             self._see_tainted()
