@@ -224,7 +224,8 @@ class Judge:
             source.dialogues.pop(hash(event.session), None)
             source.unanswered.pop(hash(event.session), None)
             if self._verdicts.has_found_password(key, source, event, now):
-                return self.alarms.tell("password_found", key, event, now, lambda: found_reason(source, event))
+                each = hash((key, event.account))
+                return self.alarms.tell("password_found", each, event, now, lambda: found_reason(source, event))
             tried = source.guessed.pop(event.account, 0)
             if self._verdicts.has_mistyped(key, source, tried, now):
                 why = mistyped_reason(event.account, tried)

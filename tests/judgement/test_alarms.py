@@ -66,6 +66,17 @@ def test_two_phones_of_one_office_that_may_not_register_are_two_alerts() -> None
     assert [alert.account for alert in story.alerts] == ["1001", "1002"]
 
 
+def test_each_password_that_one_source_finds_is_an_alarm() -> None:
+    """Whoever has an account of his own could otherwise raise the first alarm himself, to hide the second."""
+    story = Story()
+    for account in ("1001", "1002"):
+        story.tries(Case.WRONG_PASSWORD, [account] * 6, every=3)
+        for _ in range(2):
+            story.attempt(Case.RIGHT_PASSWORD, account=account)
+        story.wait(900)
+    assert [alert.account for alert in story.alerts if alert.kind == "password_found"] == ["1001", "1002"]
+
+
 def test_a_thousand_phones_with_one_trouble_are_no_flood_and_leave_room_for_others() -> None:
     story = Story()
     for number in range(1000):
