@@ -164,7 +164,8 @@ class Memory:
                     until = end_of(ban.at, ban.until, now, shift)
                     ledger.put(ban.network, until, is_proven=ban.is_proven)
                     if ban.level and until is not None:
-                        daemon.judge.neighbours.note(source_key(ban.network.network_address), until)
+                        key = source_key(ban.network.network_address)
+                        daemon.judge.neighbours.note(key, until, is_proven=ban.is_proven)
             await asyncio.sleep(0)
 
     async def _learn_people(self, store: Store) -> None:

@@ -21,7 +21,7 @@ from amiwatch.judgement.crowds import Breaker
 from amiwatch.judgement.hasty import Hasty, HastyBans
 from amiwatch.judgement.ladder import Ladder
 from amiwatch.judgement.ledger import Ledger
-from amiwatch.judgement.neighbours import NEIGHBOURS, Neighbours
+from amiwatch.judgement.neighbours import Neighbours
 from amiwatch.judgement.networks import WIDE, NetworkTable, key_network, source_key
 from amiwatch.judgement.reasons import (
     allowed_reason,
@@ -138,24 +138,26 @@ class Verdicts:
         if now < source.spared_until and not event.is_proven:
             return ()
         is_trusted = self._trust.has(key, now)
-        is_bad = not is_trusted and self.neighbours.are_bad(key, now)
+        is_bad = not is_trusted and self.neighbours.are_bad(key, now, is_proven=event.is_proven)
+        is_surely_bad = is_bad and (event.is_proven or self.neighbours.are_bad(key, now, is_proven=True))
         excused: Sequence[Verdict] = ()
         for measure in measures:
             if source.number(measure) < self._least[measure] and not is_bad:
                 continue
             # An office earns patience for its own people, not for an enumeration from its address.
             factor = self._factor(source, measure, is_trusted) if is_bad or is_trusted else 1
+            sure = factor if is_surely_bad or is_trusted else 1
             for rule, any_rule in self._rules[measure]:
                 if not _is_met(rule, source, factor, now):
                     continue
-                is_proven = source.proven is not None and _is_met(rule, source.proven, factor, now)
+                is_proven = source.proven is not None and _is_met(rule, source.proven, sure, now)
                 if not is_proven:
                     if not _is_met(any_rule, source, factor, now):
                         continue
                     rule = any_rule
                 if now < self._breaker.until and self._is_of_a_crowd(source, rule, now, is_proven, is_trusted):
                     continue
-                rule = replace(rule, limit=_limit(rule, factor))
+                rule = replace(rule, limit=_limit(rule, sure if is_proven else factor))
                 excuse = self._excuse(key, source, rule, event, now)
                 if excuse is None and is_trusted:
                     excuse = self._spare_trusted(key, source, rule, event, now, is_proven)
@@ -290,7 +292,7 @@ class Verdicts:
             self._sources.add(key, source.afresh(now))
         self._hasty.note(Hasty(ban, key, source, rule, is_trusted))
         if event.service != "SIP":
-            self.neighbours.note(key, now + seconds)
+            self.neighbours.note(key, now + seconds, is_proven=is_proven)
         return (ban,)
 
     def _wide_network(self, source: IPAddress, now: float) -> IPNetwork:
@@ -316,12 +318,15 @@ class Verdicts:
         self, key: int, source: Source, rule: Rule, now: float, *, level: int, is_trusted: bool, is_proven: bool
     ) -> str:
         reason = ban_reason(source, rule, now, level=level, is_trusted=is_trusted, is_proven=is_proven)
-        neighbours = self.neighbours.count(key, now)
         is_half = rule.measure is Measure.ACCOUNTS or (
             rule.measure is Measure.ATTEMPTS and is_unnamed_enumeration(source)
         )
-        is_bad = is_half and not is_trusted and neighbours >= NEIGHBOURS
-        return f"{reason}; {neighbours} of its neighbours are banned, so half is enough" if is_bad else reason
+        is_bad = is_half and not is_trusted and self.neighbours.are_bad(key, now, is_proven=is_proven)
+        return (
+            f"{reason}; {self.neighbours.count(key, now)} of its neighbours are banned, so half is enough"
+            if is_bad
+            else reason
+        )
 
     def _holds_back(self, now: float) -> str:
         """Say why one more ban on unproven evidence has to wait; empty if it need not."""

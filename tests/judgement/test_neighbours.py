@@ -11,10 +11,10 @@ from tests.judgement.stories import Story, logs_in, new_session, one
 NEW = "203.0.113.200"
 
 
-def bad_neighbourhood(story: Story, number: int = NEIGHBOURS) -> None:
+def bad_neighbourhood(story: Story, number: int = NEIGHBOURS, *, transport: str = "TCP") -> None:
     for host in range(number):
-        source = f"203.0.113.{host + 1}"
-        story.tries(Case.UNKNOWN_ACCOUNT, [str(each) for each in range(100, 106)], every=1, source=source)
+        source, accounts = f"203.0.113.{host + 1}", [str(each) for each in range(100, 106)]
+        story.tries(Case.UNKNOWN_ACCOUNT, accounts, every=1, source=source, transport=transport)
 
 
 def tries_until_banned(story: Story, source: str, **details: str) -> int:
@@ -36,6 +36,19 @@ def test_a_scanner_in_a_bad_neighbourhood_needs_half_as_many_accounts(transport:
     assert tries_until_banned(story, "203.0.113.201", transport=transport) == (alone + 1) // 2
     assert tries_until_banned(story, "198.51.100.201", transport=transport) == alone  # another /24
     assert {ban.network.prefixlen for ban in story.bans} == {32}
+
+
+def test_a_neighbourhood_that_forged_packets_made_bad_lowers_no_limit_of_proven_evidence() -> None:
+    story = Story()
+    bad_neighbourhood(story, transport="UDP")
+    assert tries_until_banned(story, NEW, transport="TLS") == tries_until_banned(Story(), NEW, transport="TLS")
+    assert "neighbours" not in story.bans[-1].reason
+    assert tries_until_banned(story, "203.0.113.201") == 3
+    # One forged packet in its name makes no proof of what a strange office did.
+    story.tries(Case.UNKNOWN_ACCOUNT, ["21", "22"], every=20, source="203.0.113.202", transport="TLS")
+    before = len(story.bans)
+    story.attempt(Case.UNKNOWN_ACCOUNT, account="22", source="203.0.113.202")
+    assert len(story.bans) == before
 
 
 def test_the_reason_names_the_lower_limit() -> None:
@@ -67,35 +80,35 @@ def test_passwords_and_silence_count_as_they_do_elsewhere() -> None:
 def test_a_neighbourhood_is_good_again_when_its_bans_are_over() -> None:
     neighbours = Neighbours()
     for host in range(NEIGHBOURS):
-        neighbours.note(host, HOUR)
-    assert neighbours.are_bad(200, HOUR - 1)
-    assert not neighbours.are_bad(200, HOUR)
-    assert not neighbours.are_bad(256, 0)
+        neighbours.note(host, HOUR, is_proven=True)
+    assert neighbours.are_bad(200, HOUR - 1, is_proven=True)
+    assert not neighbours.are_bad(200, HOUR, is_proven=True)
+    assert not neighbours.are_bad(256, 0, is_proven=True)
 
 
 def test_a_lifted_ban_makes_no_neighbour() -> None:
     neighbours = Neighbours()
     for host in range(NEIGHBOURS):
-        neighbours.note(host, HOUR)
+        neighbours.note(host, HOUR, is_proven=True)
     neighbours.forget(0)
     neighbours.forget(0)
     neighbours.forget(2**31)
-    assert not neighbours.are_bad(200, 0)
+    assert not neighbours.are_bad(200, 0, is_proven=True)
 
 
 def test_ipv6_sources_have_no_neighbours_here() -> None:
     neighbours = Neighbours()
     for number in range(10):
-        neighbours.note(~number, HOUR)
+        neighbours.note(~number, HOUR, is_proven=True)
     assert len(neighbours) == 0
 
 
 def test_memory_of_neighbours_is_bounded() -> None:
     neighbours = Neighbours()
     for number in range(MAX_NETWORKS + 100):
-        neighbours.note(number << 8, HOUR)
+        neighbours.note(number << 8, HOUR, is_proven=True)
     for host in range(256):
-        neighbours.note(host, HOUR)
+        neighbours.note(host, HOUR, is_proven=True)
     assert len(neighbours) == MAX_NETWORKS
     assert len(neighbours._networks[0]) == MAX_HOSTS
 
