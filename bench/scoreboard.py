@@ -168,6 +168,7 @@ class Play:
     def __init__(self, world: World, player: Player) -> None:
         self.world = world
         self.where = f"{world.name}, seed {world.seed}: "
+        self.has_forger = any(actor.role is Role.FORGER for actor in world.actors)
         self.player = player
         self.events = 0
         self.banned: dict[int, str] = {}
@@ -230,7 +231,9 @@ class Play:
 
     def _alert(self, alert: Alert, sender: Actor) -> None:
         owner = None if alert.address is None else self.world.owner(alert.address)
-        if owner is not None and not (sender.role is Role.FORGER and alert.kind in SAID_OF_VICTIMS):
+        # What a sweep finds comes with the next event of anybody.
+        is_forged = sender.role is Role.FORGER or (self.has_forger and alert.kind == "chan_sip_offender")
+        if owner is not None and not (is_forged and alert.kind in SAID_OF_VICTIMS):
             self.told[owner][alert.kind] += 1
             return
         meant = [actor for actor in self.world.actors if alert.kind in actor.alerts]

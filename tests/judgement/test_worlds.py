@@ -21,13 +21,13 @@ def played(name: str, seed: int) -> Board:
     return board
 
 
-UNNAMED = pytest.mark.xfail(reason="strangers that FreePBX does not name")
+UNNAMED = pytest.mark.xfail(reason="an IPv6 hopper that FreePBX does not name looks like a monitor", strict=False)
 
 
 @pytest.mark.parametrize(
     ("name", "seed"),
     [
-        pytest.param(name, 40 + number % 2, marks=[UNNAMED] if name in ("lost endpoints", "scanners") else [])
+        pytest.param(name, 40 + number % 2, marks=[UNNAMED] if name == "scanners" else [])
         for number, name in enumerate(WORLDS)
     ],
 )
