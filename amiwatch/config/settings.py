@@ -166,8 +166,8 @@ class Settings(BaseSettings):
     )
     ports: Annotated[str, BeforeValidator(texts.port_list)] = Field(
         default="voip",
-        description="Ports that are closed to banned addresses: `voip` (the usual ones, and each that Asterisk's events "
-        "name), `all`, or a list like 5060,5061,10000-20000.",
+        description="Ports that are closed to banned addresses: `voip` (the usual ones, and each that Asterisk's "
+        "events name), `all`, or a list like 5060,5061,10000-20000.",
     )
     tiers: Annotated[str, BeforeValidator(texts.tier_list)] = Field(
         default="3/60s,5/180s,10/300s,20/600s,100/3600s",
