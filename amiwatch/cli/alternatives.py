@@ -13,12 +13,14 @@ from ipaddress import ip_network
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from amiwatch.ami.wire import Tampered
+from amiwatch.cli.recorded import Heard
 from amiwatch.config.settings import DELIMITER, PREFIX
 from amiwatch.errors import UsageError
 from amiwatch.judgement.history import SWEEP_PAUSE, Logins, Rerun
 from amiwatch.judgement.judge import Judge
 from amiwatch.judgement.safe import PRIVATE
-from amiwatch.judgement.values import Alert, Ban, IPNetwork, SecurityEvent, Verdict
+from amiwatch.judgement.values import Alert, Ban, IPNetwork, Verdict
 from amiwatch.store.records import BanRecord
 
 if TYPE_CHECKING:
@@ -92,12 +94,16 @@ def _overrides(text: str) -> dict[str, Any]:
 
 
 def judged(
-    events: Iterable[tuple[float, SecurityEvent]], reruns: Sequence[Rerun], logins: Logins
+    events: Iterable[tuple[float, Heard]], reruns: Sequence[Rerun], logins: Logins
 ) -> Iterator[tuple[int, Verdict]]:
     """Let every judge see every event; yield the verdicts, each with the number of its judge."""
     now = 0.0
     for at, event in events:
         now = max(now, at)
+        if isinstance(event, Tampered):
+            for rerun in reruns:
+                rerun.judge.refuse(event.session, now)
+            continue
         logins.note(event)
         for number, rerun in enumerate(reruns):
             for verdict in rerun.see(event, now):

@@ -7,6 +7,7 @@ import heapq
 import io
 import sys
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -14,8 +15,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import cast
 
-from amiwatch.ami.wire import Wire
+from amiwatch.ami.wire import Tampered, Wire
 from amiwatch.errors import UsageError
+from amiwatch.judgement.judge import MAX_BROKEN
 from amiwatch.judgement.values import SecurityEvent
 
 READ_SIZE = 256 * 1024
@@ -24,6 +26,7 @@ READ_SIZE = 256 * 1024
 GZIP_MAGIC = b"\x1f\x8b"
 
 Recording = io.BufferedReader | gzip.GzipFile
+Heard = SecurityEvent | Tampered
 
 
 class CutShort(UsageError):
@@ -42,22 +45,31 @@ class Recordings:
     faults: list[str] = field(default_factory=list)
     """What could not be read to its end, one sentence each: the other recordings go on."""
 
-    def read(self) -> Iterator[tuple[float, SecurityEvent]]:
-        """Yield each event with its time. Raises UsageError before the first one if a file can't be opened."""
+    def read(self) -> Iterator[tuple[float, Heard]]:
+        """
+        Yield each event with its time, and before it the broken messages, which have none, if their call is known.
+
+        Raises UsageError before the first one if a file can't be opened.
+        """
         with ExitStack() as files:
             streams = [self._timed(self._chunks(path, opened(path, files))) for path in self.paths]
             yield from heapq.merge(*streams, key=itemgetter(0))
 
-    def _timed(self, chunks: Iterable[bytes]) -> Iterator[tuple[float, SecurityEvent]]:
+    def _timed(self, chunks: Iterable[bytes]) -> Iterator[tuple[float, Heard]]:
         """Yield the events of one recording; its time never runs backwards, as Asterisk's own does under load."""
         wire, now = Wire(has_pings=False), 0.0
+        broken: deque[Tampered] = deque(maxlen=MAX_BROKEN)
         for chunk in chunks:
             for item in wire.feed(chunk):
                 if type(item) is SecurityEvent:
                     self.events += 1
                     # A time that an attacker may have written moves no clock.
                     now = now if item.tainted else max(now, item.at)
+                    while broken:
+                        yield now, broken.popleft()
                     yield now, item
+                elif type(item) is Tampered and item.session:
+                    broken.append(item)
         wire.close()
         self.tampered += wire.tampered
 

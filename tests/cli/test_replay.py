@@ -116,6 +116,21 @@ def test_several_recordings_are_several_pbxs_at_once(tmp_path: Path) -> None:
     assert (alone[-1]["bans"], both[-1]["bans"], both[-1]["events"]) == (0, 1, 12)
 
 
+def test_who_breaks_messages_is_known_by_the_genuine_ones_of_the_same_requests(tmp_path: Path) -> None:
+    names = [f"10{number}\r\nRemoteAddress: IPV4/TLS/192.0.2.101/5060\r\n\r\n" for number in range(6)]
+    sends = [
+        attempt_bytes(
+            Case.UNKNOWN_ACCOUNT_ANSWERED, account=name, source="203.0.113.7", transport="TLS", session=f"x{at}", at=at
+        )
+        for at, name in enumerate(names, start=int(AT))
+    ]
+    path = tmp_path / "one.ami"
+    path.write_bytes(b"".join(sends))
+    *verdicts, summary = lines(replay(path, "--json"))
+    assert summary["tampered"]
+    assert [(ban["address"], ban["rule"]) for ban in verdicts] == [("203.0.113.7", "scan_rush")]
+
+
 def test_a_ban_ends_in_the_events_own_time_and_the_next_is_longer() -> None:
     def scan(at: float) -> bytes:
         return b"".join(

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from amiwatch.cli.recorded import Recordings
+from amiwatch.ami.wire import Tampered
+from amiwatch.cli.recorded import Heard, Recordings
 from amiwatch.judgement.history import PastAttempt, Rerun, events_of
 from amiwatch.judgement.judge import Judge
 from amiwatch.judgement.rules import DAY, HOUR, Policy
@@ -41,7 +42,7 @@ def attempts(
     ]
 
 
-def live(store: Store, events: Iterable[SecurityEvent]) -> Rerun:
+def live(store: Store, events: Iterable[Heard]) -> Rerun:
     """Judge events as they come, and hand everything over to the store as the daemon does."""
     rerun, saved, now = Rerun(Judge(Policy(), random=Random(0))), 0.0, 0.0
 
@@ -53,6 +54,9 @@ def live(store: Store, events: Iterable[SecurityEvent]) -> Rerun:
                 store.put_alert(verdict, pbx="pbx")
 
     for event in events:
+        if isinstance(event, Tampered):
+            rerun.judge.refuse(event.session, now)
+            continue
         now = max(now, event.at)
         put(rerun.see(event, now))
         if now > saved + 1:
