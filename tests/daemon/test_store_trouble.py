@@ -187,12 +187,11 @@ async def test_a_database_that_becomes_read_only_is_written_when_it_may_be_again
     async with watched(FakeFirewall()) as it:
         store = it.daemon.store
         assert store is not None
-        assert store._db is not None
-        await store._db.execute("PRAGMA query_only = ON")  # rights would not stop root, who may run these tests
+        await store._connection.pragma("query_only = ON")  # rights would not stop root, who may run these tests
         await attacked(it, ATTACKER)
         with pytest.raises(StoreError):
             await it.daemon.flush()
-        await store._db.execute("PRAGMA query_only = OFF")
+        await store._connection.pragma("query_only = OFF")
         await recorded(it, path, f"{ATTACKER}/32")
 
 
