@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from ipaddress import ip_address
 from pathlib import Path
@@ -9,9 +10,13 @@ from pathlib import Path
 import pytest
 
 from amiwatch.judgement.values import Ban, Evidence, source_network
+from amiwatch.store.records import AttemptCount
 from amiwatch.store.writer import Store
 
 NOON = 1_700_000_000.0
+
+OFFICE = {"pbx": "office", "origin": "rule", "is_enforced": True}
+"""Where a ban comes from, for ``put_ban``."""
 
 
 @pytest.fixture
@@ -54,3 +59,22 @@ def make_ban(
         is_proven=False,
         evidence=(evidence,),
     )
+
+
+def make_attempt(
+    source: str = "203.0.113.7", *, account: str = "100", count: int = 1, at: float = NOON
+) -> AttemptCount:
+    """Return what one source did to one account."""
+    return AttemptCount("office", ip_address(source), account, "PJSIP", "UDP", "unknown account", count, at, at + 1)
+
+
+def make_attempts(number: int) -> list[AttemptCount]:
+    """Return one attempt of as many sources."""
+    return [make_attempt(str(ip_address(0xC6336400 + index))) for index in range(number)]
+
+
+def lock(path: Path) -> sqlite3.Connection:
+    """Keep everybody else from writing until the connection is closed."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    return other

@@ -17,12 +17,11 @@ from amiwatch.store.records import AllowEntry, AttemptCount, Panic, Status, Tria
 from amiwatch.store.requests import ask
 from amiwatch.store.writer import Store
 
-from .conftest import make_ban
+from .conftest import OFFICE, make_ban
 
 PAGE = (Path(__file__).parents[2] / "docs" / "database.md").read_text()
 QUERIES = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
 NOW = float(int(time.time()))
-OFFICE = {"pbx": "office", "origin": "rule", "is_enforced": True}
 
 
 @pytest.fixture

@@ -13,10 +13,9 @@ from amiwatch.store.reader import Reader
 from amiwatch.store.records import BanRecord
 from amiwatch.store.writer import Store
 
-from .conftest import NOON
+from .conftest import NOON, OFFICE
 
 NETWORK = ip_network("203.0.113.7/32")
-OFFICE = {"pbx": "office", "origin": "rule", "is_enforced": True}
 
 
 def history(path: Path) -> list[BanRecord]:

@@ -17,10 +17,7 @@ from amiwatch.store.reader import Reader
 from amiwatch.store.requests import ask
 from amiwatch.store.writer import Store
 
-from .conftest import NOON, make_ban
-from .test_content import attempt
-
-OFFICE = {"pbx": "office", "origin": "rule", "is_enforced": True}
+from .conftest import NOON, OFFICE, make_attempt, make_ban
 
 
 async def test_bans_are_listed_newest_first_and_page_by_page(store: Store, path: Path) -> None:
@@ -61,8 +58,10 @@ async def test_the_history_of_an_address_holds_the_networks_round_it(store: Stor
 
 
 async def test_top_offenders_and_attacked_accounts_are_counted(store: Store, path: Path) -> None:
-    store.put_attempts([attempt("203.0.113.7", account=str(n), count=2) for n in range(5)])
-    store.put_attempts([attempt("203.0.113.8", account="3", count=4), attempt("203.0.113.9", at=NOON - 90_000)])
+    store.put_attempts([make_attempt("203.0.113.7", account=str(n), count=2) for n in range(5)])
+    store.put_attempts(
+        [make_attempt("203.0.113.8", account="3", count=4), make_attempt("203.0.113.9", at=NOON - 90_000)]
+    )
     store.put_ban(make_ban("203.0.113.7"), **OFFICE)
     await store.flush()
     with Reader(path) as reader:
@@ -165,8 +164,8 @@ async def test_a_database_that_may_not_be_read_says_so(public: Path) -> None:
 
 
 async def test_the_begin_of_the_newest_rows_is_found(store: Store, path: Path) -> None:
-    store.put_attempts([attempt(at=NOON + n * 600) for n in range(10)])
-    store.put_attempts([attempt("198.51.100.1", at=NOON + n * 600) for n in range(10)])
+    store.put_attempts([make_attempt(at=NOON + n * 600) for n in range(10)])
+    store.put_attempts([make_attempt("198.51.100.1", at=NOON + n * 600) for n in range(10)])
     await store.flush()
     one, begin = ip_network("203.0.113.7/32"), NOON // 600 * 600
     with Reader(path) as reader:
@@ -176,7 +175,9 @@ async def test_the_begin_of_the_newest_rows_is_found(store: Store, path: Path) -
 
 
 async def test_the_sources_of_an_account_are_listed_by_outcome(store: Store, path: Path) -> None:
-    store.put_attempts([attempt(count=2), attempt("198.51.100.1", at=NOON + 5), attempt("198.51.100.2", account="101")])
+    store.put_attempts(
+        [make_attempt(count=2), make_attempt("198.51.100.1", at=NOON + 5), make_attempt("198.51.100.2", account="101")]
+    )
     await store.flush()
     with Reader(path) as reader:
         found = reader.sources_of("100", limit=10)

@@ -10,9 +10,7 @@ from amiwatch.store.reader import Reader
 from amiwatch.store.requests import ask, wait_outcome, withdraw
 from amiwatch.store.writer import Store
 
-from .conftest import NOON, make_ban
-
-OFFICE = {"pbx": "office", "origin": "rule", "is_enforced": True}
+from .conftest import NOON, OFFICE, make_ban
 
 
 async def test_a_ban_is_read_back_after_a_restart(path: Path) -> None:
