@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import islice
+from typing import NamedTuple
 
 from amiwatch.judgement.rules import MINUTE
-from amiwatch.judgement.values import TEXT_LIMIT, UNKNOWN
+from amiwatch.judgement.values import UNKNOWN
 
 CROWDS = ((10, float(MINUTE), 3), (6, 10.0, 4))
 """So many sources that begin to fail within so many seconds, nearly each with an account of its own, are a mass failure
@@ -21,12 +22,18 @@ trust and with an account that exists. The busiest honeypot network reported saw
 in four minutes. Twelve phones of an office that try again every 30 s look like a scanner after ten seconds; most dead
 databases are known by then."""
 
+KNOWN = 2
+"""Of such a crowd, so many must be trusted and fail over a proven transport or with an account of their own, or half of
+those who are trusted if that is fewer: six bots over TCP are no mass failure where phones are known and go on working,
+and nor is a forger who tries accounts that exist in the names of strangers."""
+
 OWN_SHARE = 0.8
 """Share of such a crowd that has an account of its own, or one that Asterisk does not tell (FreePBX). Attackers share
 their lists; phones do not."""
 
-STORM = 30
-"""Sources that begin to fail within a minute, on evidence that forged UDP packets could make, whatever the accounts."""
+STORM, STORM_SHARE = 30, 0.9
+"""Sources that begin to fail within a minute, and the share of them that are strangers on evidence that forged UDP
+packets could make, whatever the accounts."""
 
 QUIET = 10 * MINUTE
 """How long a source must not have failed before it counts as one that begins to, in seconds: phones with an old
@@ -42,6 +49,19 @@ MAX_FAILING = 10_000
 """Sources told apart within one minute: beyond that, it is a mass in any case."""
 
 
+class Failure(NamedTuple):
+    """What a source that fails says about the crowd."""
+
+    at: float
+    account: str
+    is_believed: bool
+    """Whether it is more than a forged packet: see ``CROWDS``."""
+    is_known: bool
+    """Whether it is one of those that ``KNOWN`` asks for."""
+    is_forgeable: bool
+    """Whether a stranger could have sent it in this name, knowing all accounts."""
+
+
 class Breaker:
     """Notices when many sources that were quiet fail together, and for how long."""
 
@@ -50,21 +70,28 @@ class Breaker:
         """While this lies ahead, the breaker is open."""
         self.is_storm = False
         """Whether forged packets alone could have opened it."""
-        self._onsets: deque[tuple[float, str, bool]] = deque(maxlen=STORM)
-        """Who began to fail: when, with which account, and whether a forged packet could have said so."""
+        self._onsets: deque[Failure] = deque(maxlen=STORM)
+        """Who began to fail."""
+        self._needed = 0
+        """How many of a crowd must be known."""
         self._look_at = 0.0
         self._minute = 0.0
         self._failing: set[int] = set()
+        self._believed: set[int] = set()
+        """Those of them that were believed."""
+        self._known: set[int] = set()
+        """Those of them that are known."""
         self._peak = 0
         self._tries = 0
         """Attempts of those in ``_failing`` within this minute."""
         self._usual = 0.0
         """Attempts of one of them within the minute before, on average."""
 
-    def begin(self, account: str, now: float, *, could_be_forged: bool) -> bool:
-        """Note that a source that was quiet fails; tell whether this opens the breaker."""
-        onsets = self._onsets
-        onsets.append((now, account[:TEXT_LIMIT], could_be_forged))
+    def begin(self, failure: Failure, *, known: int) -> bool:
+        """Note that a source that was quiet fails, and how many are trusted; tell whether this opens the breaker."""
+        onsets, now = self._onsets, failure.at
+        onsets.append(failure)
+        self._needed = min(KNOWN, (known + 1) // 2)
         if now < self._look_at or len(onsets) < CROWDS[-1][0]:
             return False
         self._look_at = now + LOOK_PAUSE
@@ -72,47 +99,63 @@ class Breaker:
         is_storm = not is_mass and self._is_storm(now - MINUTE)
         if not is_mass and not is_storm:
             return False
-        is_new = now >= self.until
+        is_new = now >= self.until or (self.is_storm and is_mass)
         self.is_storm = is_storm if is_new else self.is_storm and is_storm
         if is_new:
-            self._minute, self._peak = now, 0
-            self._tries, self._usual = 0, 0.0
-            self._failing.clear()
+            self._peak, self._usual = 0, 0.0
+            self._begin_minute(now)
         self.until = max(self.until, now + LINGER)
         return is_new
 
     def _is_crowd(self, size: int, begin: float, least: int) -> bool:
         """Tell whether the newest onsets are phones of many people, and not forged packets alone."""
         newest = list(islice(reversed(self._onsets), size))
-        if len(newest) < size or newest[-1][0] < begin:
+        if len(newest) < size or newest[-1].at < begin:
             return False
-        believed = sum(not could_be_forged for _, _, could_be_forged in newest)
-        names = [account for _, account, _ in newest if account != UNKNOWN]
-        return believed >= least and size - len(names) + len(set(names)) >= OWN_SHARE * size
+        if sum(each.is_believed for each in newest) < least or sum(each.is_known for each in newest) < self._needed:
+            return False
+        names = [each.account for each in newest if each.account != UNKNOWN]
+        return size - len(names) + len(set(names)) >= OWN_SHARE * size
 
     def _is_storm(self, begin: float) -> bool:
         onsets = self._onsets
-        return len(onsets) == STORM and onsets[0][0] >= begin and all(each[2] for each in islice(reversed(onsets), 10))
+        if len(onsets) < STORM or onsets[0].at < begin:
+            return False
+        return sum(each.is_forgeable for each in onsets) >= STORM_SHARE * STORM
 
     def begun(self, now: float) -> int:
         """Return how many began to fail within the last minute; more than ``STORM`` are not counted."""
-        return sum(at >= now - MINUTE for at, _, _ in self._onsets)
+        return sum(each.at >= now - MINUTE for each in self._onsets)
 
-    def go_on(self, key: int, now: float) -> None:
-        """Note that a source fails while the breaker is open; it stays open while half of them do."""
-        failing = self._failing
+    def go_on(self, key: int, failure: Failure) -> None:
+        """
+        Note that a source fails while the breaker is open.
+
+        It stays open while half of them do. For a mass failure only those count that opened it: nobody keeps one alive
+        with forged packets, or with bots when the phones work again.
+        """
+        now, failing = failure.at, self._failing
         if len(failing) < MAX_FAILING or key in failing:
             failing.add(key)
             self._tries += 1
+            if failure.is_believed:
+                self._believed.add(key)
+            if failure.is_known:
+                self._known.add(key)
         if now < self._minute + MINUTE:
             return
         self._usual = self._tries / len(failing)
-        self._tries = 0
-        self._peak = max(self._peak, len(failing))
-        if len(failing) >= max(CROWDS[0][0], self._peak / 2):
+        number = len(failing if self.is_storm else self._believed)
+        self._peak = max(self._peak, number)
+        has_known = self.is_storm or len(self._known) >= self._needed
+        if has_known and number >= max(CROWDS[0][0], self._peak / 2):
             self.until = now + LINGER
-        self._minute = now
-        failing.clear()
+        self._begin_minute(now)
+
+    def _begin_minute(self, now: float) -> None:
+        self._minute, self._tries = now, 0
+        for crowd in (self._failing, self._believed, self._known):
+            crowd.clear()
 
     @property
     def usual(self) -> float:

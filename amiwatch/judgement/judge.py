@@ -18,7 +18,7 @@ from typing import Literal
 
 from amiwatch.judgement.campaigns import CAMPAIGN, CAMPAIGN_TIME, GIVEN_UP, Campaigns
 from amiwatch.judgement.counters import Counters
-from amiwatch.judgement.crowds import QUIET, Breaker
+from amiwatch.judgement.crowds import KNOWN, QUIET, Breaker, Failure
 from amiwatch.judgement.ledger import Ledger
 from amiwatch.judgement.networks import WIDE, NetworkTable, source_key, wide_key
 from amiwatch.judgement.reasons import (
@@ -415,21 +415,34 @@ class Judge:
     def _failed(self, key: int, source: Source, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         """Tell the breaker that a source fails."""
         breaker = self._breaker
-        is_open = now < breaker.until
-        if is_open:
-            breaker.go_on(key, now)
-        # In a storm, one more source without proof says nothing new.
-        if source.failed_at >= now - QUIET or (is_open and breaker.is_storm and not event.is_proven):
+        is_open, is_new = now < breaker.until, source.failed_at < now - QUIET
+        if not is_open and not is_new:
             return ()
-        return self._began_to_fail(key, source, event, now)
+        failure = self._failure(key, source, event, now)
+        if is_open:
+            breaker.go_on(key, failure)
+        # In a storm, one more stranger without proof says nothing new.
+        if not is_new or (is_open and breaker.is_storm and not failure.is_believed):
+            return ()
+        return self._began_to_fail(failure, event, now)
 
-    def _began_to_fail(self, key: int, source: Source, event: SecurityEvent, now: float) -> Sequence[Verdict]:
+    def _failure(self, key: int, source: Source, event: SecurityEvent, now: float) -> Failure:
+        # Who forges packets knows accounts, and addresses of phones, but hardly which is whose.
+        is_trusted = self.trust.has(key, now)
+        is_known = is_trusted and (event.is_proven or self.trust.covers(key, event.account, now))
+        is_of_a_phone = bool(source.guessed) and not is_trusted
+        return Failure(
+            now,
+            event.account[:TEXT_LIMIT],
+            is_believed=event.is_proven or is_known or is_of_a_phone,
+            is_known=is_known,
+            is_forgeable=not event.is_proven and not is_known,
+        )
+
+    def _began_to_fail(self, failure: Failure, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         """Note that a source which was quiet fails: many at once are a mass failure, or a storm."""
         breaker = self._breaker
-        # Who forges packets knows accounts, and addresses of phones, but hardly which is whose.
-        is_own = self.trust.covers(key, event.account, now) if self.trust.has(key, now) else bool(source.guessed)
-        could_be_forged = not event.is_proven and not is_own
-        if not breaker.begin(event.account, now, could_be_forged=could_be_forged):
+        if not breaker.begin(failure, known=self.trust.number(now, at_most=2 * KNOWN)):
             return ()
         kind = "unproven_storm" if breaker.is_storm else "mass_failure"
         lifts = self._verdicts.lift_hasty(now)

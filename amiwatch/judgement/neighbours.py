@@ -2,8 +2,8 @@
 Bad neighbourhoods: a /24 with several banned addresses makes its others suspect sooner.
 
 Rule 1: nobody is banned for his neighbours alone, and the /24 itself never is; only the limits of enumerations are
-halved, and those of a trusted source are not. Bans that forged packets could have brought about halve only what needs no
-proof: a stranger may not lower the limits of an office that nobody can forge.
+halved, and those of a trusted source are not. Bans that forged packets could have brought about halve only what needs
+no proof: a stranger may not lower the limits of an office that nobody can forge.
 
 Rule 2: memory is bounded: the networks, and the addresses kept of each.
 """

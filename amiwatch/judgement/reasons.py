@@ -165,7 +165,7 @@ def mass_reason(sources: int, lifted: int, *, is_storm: bool) -> str:
     also = f", and {lifted} of the last minute {'was' if lifted == 1 else 'were'} lifted" if lifted else ""
     if is_storm:
         return (
-            f"{begin}, all over UDP with accounts that don't exist: forged addresses, or a reload that lost endpoints. "
+            f"{begin}, nearly all strangers over UDP: forged addresses, or a reload that lost endpoints. "
             f"Bans without proof are held back{also}; proven attackers are still banned"
         )
     return (

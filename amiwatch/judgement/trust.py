@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from ipaddress import IPv4Address
+from itertools import islice
 from math import inf
 
 from amiwatch.judgement.values import IPV6_PREFIX, IPAddress, SecurityEvent
@@ -121,6 +122,12 @@ class Trust:
         """Return those who logged in lately, as anybody."""
         since = now - self.trust_time
         return frozenset([key for key, accounts in self._sources.items() if next(reversed(accounts.values())) > since])
+
+    def number(self, now: float, *, at_most: int) -> int:
+        """Return how many sources logged in lately, as anybody; more than ``at_most`` are not counted."""
+        since = now - self.trust_time
+        newest = islice(reversed(self._sources.values()), at_most)
+        return sum(next(reversed(accounts.values())) > since for accounts in newest)
 
     def covers(self, key: int, account: str, now: float) -> bool:
         """Tell whether the source logged in lately with just this account."""

@@ -321,12 +321,9 @@ class Verdicts:
         is_half = rule.measure is Measure.ACCOUNTS or (
             rule.measure is Measure.ATTEMPTS and is_unnamed_enumeration(source)
         )
-        is_bad = is_half and not is_trusted and self.neighbours.are_bad(key, now, is_proven=is_proven)
-        return (
-            f"{reason}; {self.neighbours.count(key, now)} of its neighbours are banned, so half is enough"
-            if is_bad
-            else reason
-        )
+        if not is_half or is_trusted or not self.neighbours.are_bad(key, now, is_proven=is_proven):
+            return reason
+        return f"{reason}; {self.neighbours.count(key, now)} of its neighbours are banned, so half is enough"
 
     def _holds_back(self, now: float) -> str:
         """Say why one more ban on unproven evidence has to wait; empty if it need not."""

@@ -4,13 +4,21 @@ from dataclasses import replace
 
 import pytest
 
-from amiwatch.judgement.crowds import MAX_FAILING, STORM, Breaker
-from amiwatch.judgement.rules import CLOSED, HOUR, OFFICE
+from amiwatch.judgement.crowds import MAX_FAILING, STORM, Breaker, Failure
+from amiwatch.judgement.rules import CLOSED, HOUR, MINUTE, OFFICE
 from amiwatch.judgement.values import UNKNOWN
 from amiwatch.testing.builders import Case
 from tests.judgement.stories import ATTACKER, Story, logs_in, one
 
 PHONES = [(f"192.0.2.{number}", str(1000 + number)) for number in range(20, 60)]
+
+
+def forged(account: str, at: float) -> Failure:
+    return Failure(at, account, is_believed=False, is_known=False, is_forgeable=True)
+
+
+def believed(account: str, at: float) -> Failure:
+    return Failure(at, account, is_believed=True, is_known=False, is_forgeable=False)
 
 
 def fail_together(story: Story, case: Case = Case.WRONG_PASSWORD, *, minutes: int = 15, **details: str) -> None:
@@ -85,7 +93,7 @@ def test_a_storm_of_forged_strangers_bans_nobody_and_hides_no_proven_attacker() 
 
 def test_forged_packets_alone_are_never_called_a_mass_failure() -> None:
     breaker = Breaker()
-    opened = [breaker.begin(str(number), number / 10, could_be_forged=True) for number in range(STORM)]
+    opened = [breaker.begin(forged(str(number), number / 10), known=0) for number in range(STORM)]
     assert opened == [False] * (STORM - 1) + [True]
     assert breaker.is_storm
 
@@ -104,13 +112,13 @@ def test_a_forger_who_knows_addresses_and_accounts_but_not_whose_they_are_opens_
 def test_six_sources_within_ten_seconds_are_a_crowd_and_six_within_a_minute_are_not() -> None:
     for seconds, is_crowd in ((9, True), (50, False)):
         breaker = Breaker()
-        opened = [breaker.begin(str(number), number * seconds / 5, could_be_forged=False) for number in range(6)]
+        opened = [breaker.begin(believed(str(number), number * seconds / 5), known=0) for number in range(6)]
         assert opened == [False] * 5 + [is_crowd]
 
 
 def test_sources_with_one_list_of_accounts_are_no_crowd() -> None:
     breaker = Breaker()
-    assert not any(breaker.begin(str(number % 3), number, could_be_forged=False) for number in range(STORM))
+    assert not any(breaker.begin(believed(str(number % 3), number), known=0) for number in range(STORM))
 
 
 def test_phones_that_freepbx_does_not_name_are_a_crowd() -> None:
@@ -127,10 +135,10 @@ def test_phones_that_freepbx_does_not_name_are_a_crowd() -> None:
 def test_the_breaker_is_bounded() -> None:
     breaker = Breaker()
     for number in range(2 * MAX_FAILING):
-        breaker.begin(str(number), number / 10_000, could_be_forged=False)
-        breaker.go_on(number, number / 10_000)
+        breaker.begin(believed(str(number), number / 10_000), known=0)
+        breaker.go_on(number, believed(str(number), number / 10_000))
     assert len(breaker._onsets) <= STORM
-    assert len(breaker._failing) <= MAX_FAILING
+    assert max(map(len, (breaker._failing, breaker._believed, breaker._known))) <= MAX_FAILING
 
 
 # What the worlds taught about single sources.
@@ -184,6 +192,79 @@ def test_trusted_accounts_that_were_deleted_are_no_enumeration() -> None:
     assert not story.bans
     story.tries(Case.UNKNOWN_ACCOUNT, (f"x{n}" for n in range(20)), every=0.2, source="192.0.2.7", transport="TLS")
     assert story.bans
+
+
+# A mass failure made on purpose must not hide anybody.
+
+
+def known_phones(story: Story, number: int) -> None:
+    for source, account in PHONES[:number]:
+        logs_in(story, source, account)
+    story.wait(11 * MINUTE)
+
+
+@pytest.mark.parametrize("number", [1, 2, 40])
+def test_bots_that_come_together_are_no_mass_failure_where_phones_are_known(number: int) -> None:
+    story = Story()
+    known_phones(story, number)
+    for turn in range(20):
+        for bot in range(12):
+            if f"203.0.113.{bot + 1}/32" not in story.banned():
+                story.attempt(
+                    Case.UNKNOWN_ACCOUNT, source=f"203.0.113.{bot + 1}", account=f"{bot}-{turn}", transport="TCP"
+                )
+        story.wait(5)
+    assert "mass_failure" not in story.kinds()
+    assert len(story.bans) == 12
+    assert story.judge.counters.attempts == 12 * 4
+
+
+def test_a_forger_who_tries_accounts_that_exist_hides_no_proven_cracker() -> None:
+    story = Story()
+    known_phones(story, 3)
+    for turn in range(30):
+        for number in range(12):
+            source = f"198.51.100.{(turn * 12 + number) % 250 + 1}"
+            story.attempt(Case.WRONG_PASSWORD, source=source, account=PHONES[number][1])
+        story.tries(Case.WRONG_PASSWORD, [account for _, account in PHONES[:12]], every=1, transport="TCP")
+        story.wait(20)
+    assert "mass_failure" not in story.kinds()
+    assert story.banned() == {f"{ATTACKER}/32"}
+    assert len(story.bans[0].evidence) == 8
+
+
+def test_forged_packets_do_not_keep_a_mass_failure_alive() -> None:
+    story = Story()
+    known_phones(story, 40)
+    fail_together(story, minutes=5)
+    for turn in range(10):  # all works again
+        for number in range(30):
+            story.attempt(Case.WRONG_PASSWORD, source=f"198.51.100.{turn * 25 + number % 25 + 1}", account="1020")
+            story.wait(2)
+        for bot in range(12):
+            story.attempt(Case.WRONG_PASSWORD, source=f"203.0.114.{bot + 1}", account=f"{1020 + bot}", transport="TCP")
+    story.tries(Case.UNKNOWN_ACCOUNT, ["a", "b", "c", "d"], every=1, transport="TCP")
+    assert f"{ATTACKER}/32" in story.banned()
+
+
+def test_a_storm_is_one_though_some_packets_name_accounts_that_exist() -> None:
+    story = Story()
+    for turn in range(6):
+        for number in range(100):
+            story.wait(0.005)
+            case = Case.UNKNOWN_ACCOUNT if number % 5 else Case.WRONG_PASSWORD
+            story.attempt(case, source=f"198.51.100.{number + 1}", account=str(100 + turn))
+    assert "unproven_storm" in story.kinds()
+    assert not story.bans
+
+
+def test_a_storm_that_turns_out_to_be_a_mass_failure_is_called_so() -> None:
+    story = Story()
+    known_phones(story, 40)
+    storm(story, each=1)
+    fail_together(story, minutes=5)
+    assert story.kinds() == ["unproven_storm", "mass_failure"]
+    assert not story.bans
 
 
 def test_who_bans_at_the_first_attempt_does_so_in_a_crowd_too() -> None:

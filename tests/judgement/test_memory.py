@@ -25,7 +25,7 @@ def bounds(policy: Policy) -> dict[str, int]:
     """Return what each container may hold at most; ``{}`` and ``[]`` are the containers inside one."""
     return {
         "Alarms._said": alarms.MAX_ALERTS,
-        "Breaker._failing": crowds.MAX_FAILING,
+        **{f"Breaker.{name}": crowds.MAX_FAILING for name in ("_believed", "_failing", "_known")},
         "Breaker._onsets": crowds.STORM,
         "Campaigns._accounts": campaigns.MAX_ACCOUNTS,
         "Campaigns._accounts{}": campaigns.CAMPAIGN,
