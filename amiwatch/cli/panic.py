@@ -88,7 +88,7 @@ async def _empty(prefix: str) -> bool:
 
 
 async def _exempt_everybody(kind: str, prefix: str) -> None:
-    from amiwatch.daemon.enforcer import EVERYBODY
+    from amiwatch.daemon.rulekeeper import EVERYBODY
     from amiwatch.firewall.table import make_rule
 
     rule = make_rule(kind, prefix)

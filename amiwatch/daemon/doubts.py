@@ -200,7 +200,9 @@ class Doubts:
         if enforcer.has_trouble:
             return cause("refused", "the log says what it refuses")
         suspect = Suspect(doubt.network, doubt.protocol, doubt.port, await self._elsewhere(doubt.pbx))
-        return await diagnose(suspect, enforcer.firewall, self._rule, enforcer.protection, dropped_before=doubt.dropped)
+        return await diagnose(
+            suspect, enforcer.firewall, self._rule, enforcer.rule.protection, dropped_before=doubt.dropped
+        )
 
     async def _dropped(self, network: IPNetwork) -> int:
         try:

@@ -16,11 +16,11 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_network
 from math import inf
 from time import perf_counter
 
-from amiwatch.errors import FirewallError, FirewallPermission, LimitsRefused
+from amiwatch.daemon.rulekeeper import RuleKeeper
+from amiwatch.errors import FirewallError
 from amiwatch.firewall.base import MAX_TIMEOUT, Entry, Firewall, parts
 from amiwatch.firewall.protection import Protection
 from amiwatch.firewall.rule import Rule
@@ -32,9 +32,6 @@ log = logging.getLogger(__name__)
 FULL_LISTING = 600.0
 """Seconds between two full comparisons, which also find entries that were swapped one for one and timeouts that
 somebody changed; between them only the numbers of entries are compared, which costs microseconds."""
-
-RULE_TIME = 2.5
-"""Seconds between two looks at the drop rule, where that is allowed: four programs that take some milliseconds each."""
 
 REARM = 3600.0
 """A kernel timeout may be this much shorter, in seconds, than we want before it is set again."""
@@ -54,9 +51,6 @@ SHARE = 50
 ENDING = 10
 """An unknown entry with no more seconds left than this is let go: a ban of ours that ended while the kernel, which got
 it later, still counts."""
-
-
-EVERYBODY = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,22 +95,18 @@ class Enforcer:
         self.is_held = False
         """A person stopped everything: nothing may be in the kernel until somebody lets it go on."""
         self.has_trouble = False
-        self.limits_refused = ""
-        """Why limits are not in the kernel, in a sentence; empty where they are, or nobody wants any."""
-        self.limited = 0
-        """Packets that tiers and signatures have dropped, when the rule was looked at last."""
         self._ledger = ledger
         self._now = now
         self._done = done
         self._adopted = adopted
         self._evicted = evicted
-        self._rule = rule
-        self._limits = rule
-        """Who may not place the rule may exempt from its limits, for that is only a set."""
-        self._exempt = exempt
-        """Tells whom no limit may concern; nobody at all means that this is not known yet."""
-        self.protection = protection or Protection()
-        """What the rule is to drop; ``protect`` changes it."""
+        self.rule = RuleKeeper(
+            firewall,
+            rule,
+            protection=protection or Protection(),
+            exempt=exempt,
+            is_blocking=lambda: self.is_blocking,
+        )
         self._orders: deque[Order] = deque()
         self._under_way = 0
         """Orders that the kernel is being told of just now."""
@@ -135,11 +125,6 @@ class Enforcer:
         self._listed_at = 0.0
         self._listing_took = 0.0
         self._mismatches = 0
-        self._is_rule_said = False
-        self._rule_checked_at = 0.0
-        self._needless: set[int] = set()
-        """Families that need no rule here."""
-        self._is_needless_known = False
         self._witnesses: dict[int, IPNetwork] = {}
         """For each family a ban that the kernel got: where it is gone, all may be."""
         self.look_took = 0.0
@@ -174,13 +159,6 @@ class Enforcer:
         """Take a network out of the kernel as soon as may be; returns at once."""
         self._lifts[network] = self._gone[network] = None
         self._wake.set()
-
-    def protect(self, protection: Protection) -> None:
-        """Have something else dropped from the next look at the rule on."""
-        if protection != self.protection and self._rule is None and self.is_enforcing:
-            log.warning("what is to be dropped has changed, and the rule is not ours: see 'amiwatch firewall show'")
-        self.protection = protection
-        self._rule_checked_at = 0.0
 
     async def settle(self) -> None:
         """Wait until all that was ordered so far was tried."""
@@ -284,15 +262,15 @@ class Enforcer:
         await self.settle()
         async with self._closing:
             await self._clear()
-            if self.protection.has_limits:
-                await self.keep_exempt()
+            if self.rule.protection.has_limits:
+                await self.rule.keep_exempt()
                 await self._check_rule()
 
     async def resume(self) -> None:
         """Put back what has time left, with the time that is left, and the limits."""
         self.is_held, self._is_listing_due = False, True
-        await (self.recheck() if self.protection.has_limits else self.reconcile())
-        await self.keep_exempt()
+        await (self.recheck() if self.rule.protection.has_limits else self.reconcile())
+        await self.rule.keep_exempt()
 
     # Reconcile.
 
@@ -331,42 +309,7 @@ class Enforcer:
         async with self._closing:
             if not await self._is_untouched():
                 await self._reconcile()
-            return perf_counter() - self._rule_checked_at < RULE_TIME or await self._is_rule_right()
-
-    async def _is_rule_right(self) -> bool:
-        if self._rule is None or not self.is_enforcing:
-            return True
-        self._rule_checked_at = perf_counter()
-        try:
-            families = (await self._rule.show()).families
-        except FirewallError:
-            return False  # the other look says what is wrong
-        self.limited = sum(limit.packets for one in families for limit in one.limits)
-        return all(one.covers(self.dropped) and one.is_first for one in families)
-
-    @property
-    def places_rule(self) -> bool:
-        """Tell whether the rule is ours to place, and the rights are there."""
-        return self._rule is not None
-
-    @property
-    def dropped(self) -> Protection:
-        """What the rule is to drop now: nothing but what the sets hold, where nothing may be blocked."""
-        return self.protection if self.is_blocking else self.protection.bare()
-
-    async def keep_exempt(self) -> bool:
-        """Exempt from limits whom they may not concern now; False if that failed, which is said, and tried again."""
-        if self._limits is None or not self.protection.has_limits:
-            return True
-        # Limits that we may not take away concern nobody in a panic.
-        networks = EVERYBODY if self.is_held else self._exempt()
-        try:
-            if networks:
-                await self._limits.exempt(networks)
-        except FirewallError as error:
-            self._say_refused(error)
-            return False
-        return True
+            return await self.rule.is_right()
 
     async def _is_untouched(self) -> bool:
         if not self.is_blocking:
@@ -395,8 +338,8 @@ class Enforcer:
                 await self._restore()
             elif self._is_suspicious(sum(state.count for state in states)):
                 await self._restore()
-            if {state.family for state in states if not state.references} - self._needless:
-                await self._note_unused()
+            if self._has_rule and {state.family for state in states if not state.references} - self.rule.needless:
+                await self.rule.note_unused()
             if self.has_trouble:
                 log.warning("firewall works again backend=%s", self.firewall.name)
             self.has_trouble = False
@@ -503,58 +446,13 @@ class Enforcer:
         self._listed_at, self._is_listing_due = perf_counter(), False
 
     async def _check_rule(self) -> None:
-        """
-        Place the drop rule, or say that it is missing; without it nothing is dropped.
+        if self._has_rule:
+            await self.rule.check()
 
-        That a rule uses our sets is seen by anybody; whether packets still get to it, only by who may place it.
-        """
-        if self.firewall.name == "none" or not self.is_enforcing:
-            return
-        self._rule_checked_at = perf_counter()
-        if self._rule is not None:
-            try:
-                await self._place(self._rule)
-            except FirewallPermission as error:
-                # Asking again every few seconds would change nothing.
-                log.info("drop rule not looked at, only whether any rule uses our sets reason=%s", error)
-                self._rule = None
-            else:
-                if not self._is_needless_known:
-                    # A machine without IPv6 gets no rule for it, and needs none.
-                    self._needless, self._is_needless_known = await self._unused(), True
-                self._is_rule_said = False
-                return
-        is_missing = bool(await self._unused())
-        if is_missing and not self._is_rule_said:
-            log.error("no rule uses our sets, so nothing is dropped: run 'amiwatch firewall install' as root")
-        self._is_rule_said = is_missing
-
-    async def _place(self, rule: Rule) -> None:
-        """Place the rule; where only limits are refused, say so, and go on."""
-        is_known = await self.keep_exempt()
-        try:
-            await rule.install(self.dropped)
-        except LimitsRefused as error:
-            self._say_refused(error)
-        else:
-            self.limits_refused = "" if is_known else self.limits_refused
-
-    def _say_refused(self, error: FirewallError) -> None:
-        if not self.limits_refused:
-            log.error("tiers and signatures not as they should be, trying again reason=%s", error)
-        self.limits_refused = str(error)
-
-    async def _note_unused(self) -> None:
-        """Have the rule looked at soon; where it is not ours to place, say that it is missing."""
-        if self._rule is None:
-            await self._check_rule()
-        else:
-            self._rule_checked_at = 0.0
-
-    async def _unused(self) -> set[int]:
-        """Return the families whose set no rule uses."""
-        unused = {state.family for state in await self.firewall.states() if not state.references}
-        return unused - self._needless
+    @property
+    def _has_rule(self) -> bool:
+        """Tell whether there is anything for a rule to drop."""
+        return self.firewall.name != "none" and self.is_enforcing
 
     def _complain(self, error: FirewallError) -> None:
         if not self.has_trouble:

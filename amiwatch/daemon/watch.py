@@ -174,7 +174,7 @@ class Daemon:
         self.hold = Hold(self, self._enforcer)
         self.counting = Counting(self.firewall)
         self.aftermath = Aftermath(
-            lambda: self._enforcer.protection.scope, forgets=settings.drop_rule == "manual" or forwards()
+            lambda: self._enforcer.rule.protection.scope, forgets=settings.drop_rule == "manual" or forwards()
         )
         self.doubts = Doubts(self.judge, self._enforcer, rule=rule, host=self._host, alert=self._alerted, now=self.now)
         self._lookout = Lookout(self._enforcer)
@@ -417,7 +417,7 @@ class Daemon:
 
     def protect(self) -> None:
         """Have dropped what is known now; the next look at the rule sees to it."""
-        self._enforcer.protect(self.guard.protection())
+        self._enforcer.rule.protect(self.guard.protection())
 
     async def protect_now(self) -> None:
         """Have dropped what is known now, before this returns if the kernel does it; else reconcile tries again."""
@@ -427,17 +427,17 @@ class Daemon:
     @property
     def places_rule(self) -> bool:
         """Tell whether the rule is ours to place, and the rights are there."""
-        return self._enforcer.places_rule
+        return self._enforcer.rule.places_rule
 
     @property
     def limits_refused(self) -> str:
         """Say why limits are not in the kernel; empty where they are, or nobody wants any."""
-        return self._enforcer.limits_refused
+        return self._enforcer.rule.refused
 
     @property
     def limited(self) -> int:
         """How many packets tiers and signatures have dropped, a few seconds ago."""
-        return self._enforcer.limited
+        return self._enforcer.rule.limited
 
     @property
     def has_firewall_trouble(self) -> bool:
@@ -629,7 +629,7 @@ class Daemon:
         self.judge.ledger.expire(self.now())
         if await self.guard.learn():
             self.protect()
-        await self._enforcer.keep_exempt()
+        await self._enforcer.rule.keep_exempt()
         await self._enforcer.reconcile()
 
     async def _save(self, store: Store) -> None:
