@@ -1,0 +1,201 @@
+"""
+Of ``amiwatch check`` what concerns the firewall: our rights, what works here, the sets, the drop rule and its limits.
+
+Rule 1: nothing is changed. What can't be looked at for lack of rights is said, and is no fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from amiwatch.cli.asking import living
+from amiwatch.cli.findings import Finding, Mark
+from amiwatch.cli.text import counted
+from amiwatch.errors import FirewallError, FirewallPermission, StoreError
+
+if TYPE_CHECKING:
+    from amiwatch.config import Settings
+    from amiwatch.firewall.base import Firewall, SetState
+    from amiwatch.firewall.rule import FamilyRule
+
+CAP_NET_ADMIN = 12
+"""Its bit in /proc/self/status (capabilities(7))."""
+
+NEARLY_FULL = 0.9
+"""Share of a set from which on it is too small."""
+
+_IPSET_TO_DO = (
+    "Debian: apt-get install ipset; Red Hat: dnf install kernel-modules-extra ipset; or AMIWATCH_FIREWALL=auto"
+)
+_NFTABLES_TO_DO = "mend that, or AMIWATCH_FIREWALL=auto takes what works here"
+
+
+def rights(settings: Settings) -> Finding:
+    """Say whether we may look at the kernel's sets."""
+    if settings.firewall == "none":
+        return Finding("rights", Mark.GOOD, "none needed for a dry run")
+    if has_net_admin():
+        return Finding("rights", Mark.GOOD, "CAP_NET_ADMIN")
+    return Finding(
+        "rights",
+        Mark.DOUBT,
+        "CAP_NET_ADMIN is missing here, so the kernel's sets can't be looked at",
+        "run 'amiwatch check' as root; the daemon gets it from systemd, or from --cap-add NET_ADMIN",
+    )
+
+
+def has_net_admin() -> bool:
+    """Tell whether this process may change the kernel's sets."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> CAP_NET_ADMIN & 1)
+    return False
+
+
+async def kernel(settings: Settings) -> list[Finding]:
+    """Say what works here and what is in force: none of it where we may not look."""
+    if settings.firewall == "none":
+        return [
+            Finding("kernel", Mark.DOUBT, "dry run: nothing is ever dropped", "AMIWATCH_FIREWALL=ipset drops for real")
+        ]
+    if not has_net_admin():
+        return []
+    from amiwatch.firewall.table import make_firewall
+
+    firewall = make_firewall(settings.firewall, prefix=settings.set_name, maxelem=settings.set_size)
+    states, found = await _sets(firewall)
+    rules = await _rule(settings, firewall.name, states)
+    return [*_abilities(firewall.name), *found, *rules, *await _leftovers(firewall.name, settings.set_name)]
+
+
+async def _leftovers(chosen: str, prefix: str) -> list[Finding]:
+    """Find what another firewall left under our name: it may drop whom nobody looks at any more."""
+    from amiwatch.firewall.leftovers import left_by, others
+
+    to_do = "the daemon takes it over when it starts; what then is left goes with 'amiwatch firewall install' as root"
+    return [
+        Finding("sets", Mark.DOUBT, f"{kind} has sets of ours, too, with {counted(number, 'entry', 'entries')}", to_do)
+        for kind in others(chosen)
+        if (states := await left_by(kind, prefix))
+        for number in [sum(state.count for state in states)]
+    ]
+
+
+def _abilities(chosen: str) -> Iterator[Finding]:
+    """Say of each backend whether it works here, whichever the settings name."""
+    from amiwatch.firewall.choice import ipset_fault, nftables_fault
+
+    for name, fault in (("ipset", ipset_fault()), ("nftables", nftables_fault())):
+        use = ", and is what bans here" if name == chosen else f" (AMIWATCH_FIREWALL={name})"
+        if fault:
+            yield Finding(name, Mark.DOUBT, f"does not work here: {fault}")
+        else:
+            yield Finding(name, Mark.GOOD, f"works here{use}")
+
+
+async def _sets(firewall: Firewall) -> tuple[list[SetState], list[Finding]]:
+    try:
+        states = await firewall.states()
+    except FirewallError as error:
+        to_do = _NFTABLES_TO_DO if firewall.name == "nftables" else _IPSET_TO_DO
+        return [], [Finding("sets", Mark.BAD, str(error), to_do, error.exit_code)]
+    finally:
+        await firewall.close()
+    if len(states) < 2:
+        to_do = "'amiwatch run' makes them"
+        return states, [Finding("sets", Mark.DOUBT, "not made yet", to_do)]
+    return states, [_filled(state) for state in states]
+
+
+def _filled(state: SetState) -> Finding:
+    text = f"{state.name}: {state.count} of {state.capacity} entries"
+    if state.count < state.capacity * NEARLY_FULL:
+        return Finding("sets", Mark.GOOD, text)
+    return Finding("sets", Mark.BAD, text, "raise AMIWATCH_SET_SIZE: a full set gives bans up early")
+
+
+async def _rule(settings: Settings, kind: str, states: list[SetState]) -> list[Finding]:
+    from amiwatch.firewall.table import make_rule
+
+    rule = make_rule(kind, settings.set_name)
+    if rule is None or settings.drop_rule == "manual":
+        return _all_used(states)
+    try:
+        state = await rule.show()
+    except FirewallPermission:
+        # iptables wants CAP_NET_RAW too; but that a rule uses the sets, the sets tell.
+        return _all_used(states)
+    except FirewallError as error:
+        to_do = "mend that, then 'amiwatch firewall install' as root"
+        return [Finding("rule", Mark.BAD, str(error), to_do, error.exit_code)]
+    return [*(_placed(settings, one) for one in state.families), *_limits(settings, state.families)]
+
+
+def _all_used(states: list[SetState]) -> list[Finding]:
+    if states:
+        return [_used(state) for state in states]
+    text = "none can use sets that are not made yet, so nothing is dropped"
+    return [Finding("rule", Mark.BAD, text, "'amiwatch firewall install' as root; then place your rule", 69)]
+
+
+def _used(state: SetState) -> Finding:
+    if state.references:
+        return Finding("rule", Mark.GOOD, f"{state.name}: used by {counted(state.references, 'rule')}")
+    text = f"{state.name}: no rule uses it, so nothing is dropped"
+    return Finding("rule", Mark.BAD, text, "place your rule, or 'amiwatch firewall install' as root", 69)
+
+
+def _placed(settings: Settings, one: FamilyRule) -> Finding:
+    from amiwatch.cli.firewall import wanted
+
+    if not one.is_present:
+        return _missing_rule(settings, one)
+    to_do = "amiwatch firewall install"
+    if not one.closes(wanted(settings).scope):
+        text = f"IPv{one.family}: does not drop what AMIWATCH_PORTS={settings.ports} says"
+        return Finding("rule", Mark.BAD, text, to_do, 69)
+    if not one.is_first:
+        late = [f"number {position} in {place}" for place, position in one.positions.items() if position != 1]
+        text = f"IPv{one.family}: {', '.join(late)}; rules before it may accept"
+        return Finding("rule", Mark.DOUBT, text, to_do)
+    text = f"IPv{one.family}: first in {one.place}, {counted(one.packets, 'packet')} dropped"
+    return Finding("rule", Mark.GOOD, text)
+
+
+def _limits(settings: Settings, families: Sequence[FamilyRule]) -> Iterator[Finding]:
+    from amiwatch.cli.firewall import NO_SIGNATURES, wanted
+
+    protection = wanted(settings)
+    if not all(one.limits_are(protection) for one in families):
+        text = "not what AMIWATCH_TIERS, AMIWATCH_SIGNATURES and 'amiwatch firewall tiers' say"
+        yield Finding("limits", Mark.DOUBT, text, "'amiwatch run' places them within seconds, as root")
+    elif protection.tiers:
+        packets = sum(limit.packets for one in families for limit in one.limits)
+        text = f"rate tiers {settings.tiers} are on, {counted(packets, 'packet')} dropped by limits"
+        if settings.allowlist.networks or settings.allowlist.names:
+            yield Finding("limits", Mark.GOOD, text)
+        else:
+            yield Finding(
+                "limits", Mark.DOUBT, f"{text}; the allowlist is empty", "allow your carriers: they never log in"
+            )
+    if protection.signatures and not all(one.reads_names for one in families):
+        yield Finding(
+            "limits", Mark.DOUBT, NO_SIGNATURES, "AMIWATCH_FIREWALL=ipset, or leave AMIWATCH_SIGNATURES empty"
+        )
+
+
+def _missing_rule(settings: Settings, one: FamilyRule) -> Finding:
+    """Only where a daemon runs that ought to have placed it, is it wrong: who may look at it may place it, too."""
+    text = f"IPv{one.family}: missing, so nothing is dropped"
+    if settings.mode == "enforce" and _is_watched(settings.database):
+        return Finding("rule", Mark.BAD, text, "amiwatch firewall install", 69)
+    return Finding("rule", Mark.DOUBT, text, "'amiwatch run' places it, as root; so does 'amiwatch firewall install'")
+
+
+def _is_watched(path: Path) -> bool:
+    with suppress(StoreError):
+        return living(path) is not None
+    return False
