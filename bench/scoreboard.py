@@ -52,8 +52,10 @@ class Score:
     many_missed: int = 0
     enough: int = 0
     enough_missed: int = 0
-    through: list[int] = field(default_factory=list)
-    """Attempts of each attacker before his first ban."""
+    plain: list[int] = field(default_factory=list)
+    """Attempts of each attacker before his first ban, on systems that name every stranger."""
+    freepbx: list[int] = field(default_factory=list)
+    """The same where PJSIP also looks for ``auth_username`` and names few."""
     tried: int = 0
     arrived: int = 0
     """Attempts that were not dropped, before the first ban and after the last."""
@@ -62,6 +64,11 @@ class Score:
     silent: int = 0
     """Actors that were not banned, and about whom an alert should have come and none did."""
     must_alert: int = 0
+
+    @property
+    def through(self) -> list[int]:
+        """Attempts of each attacker before his first ban, everywhere."""
+        return self.plain + self.freepbx
 
     def merge(self, other: Score) -> None:
         """Add what became of more of them."""
@@ -153,7 +160,7 @@ class Board:
         score.many += tried >= MANY
         score.enough += tried >= ENOUGH
         if is_banned:
-            score.through.append(play.through[key])
+            (score.freepbx if play.world.is_freepbx else score.plain).append(play.through[key])
             if play.through[key] > LATE * actor.bar:
                 self.late.append(f"{play.where}{actor.name} after {play.through[key]}: {play.banned[key]}")
         elif tried >= ENOUGH:
@@ -258,8 +265,8 @@ SAID_OF_VICTIMS = frozenset(
 # Printing.
 
 HEAD = (
-    "who", "sources", "banned", "lifted", f"missed >={MANY}", f"missed >={ENOUGH}", "median", "90 %", "worst",
-    "arrived", "alerts right", "wrong", "missing",
+    "who", "sources", "banned", "lifted", f"missed >={MANY}", f"missed >={ENOUGH}", "median", "plain", "FreePBX",
+    "90 %", "worst", "arrived", "alerts right", "wrong", "missing",
 )  # fmt: skip
 
 
@@ -290,13 +297,18 @@ def _row(name: str, score: Score) -> Iterator[object]:
     yield f"{score.lifted:,}" if score.lifted else ""
     yield f"{score.many_missed} of {score.many}" if is_attacker else ""
     yield f"{score.enough_missed} of {score.enough}" if is_attacker else ""
-    yield f"{median(through):g}" if through else ""
+    for numbers in (through, score.plain, score.freepbx):
+        yield _middle(numbers)
     yield ninetieth(through) if through else ""
     yield through[-1] if through else ""
     yield f"{score.arrived:,} of {score.tried:,}" if score.tried else ""
     yield score.right
     yield ", ".join(f"{kind} {number}" for kind, number in sorted(score.wrong.items())) or 0
     yield f"{score.silent} of {score.must_alert}" if score.must_alert else ""
+
+
+def _middle(numbers: Sequence[int]) -> str:
+    return f"{median(numbers):g}" if numbers else ""
 
 
 def ninetieth(numbers: Sequence[int]) -> int:
@@ -330,7 +342,6 @@ def bars(board: Board) -> list[tuple[bool, str]]:
     lifted = sum(s.lifted for s in honest)
     many, many_missed = sum(s.many for s in scores), sum(s.many_missed for s in scores)
     enough, missed = sum(s.enough for s in scores), sum(s.enough_missed for s in scores)
-    late = [f"{n} {median(s.through):g}" for n, s in board.scores.items() if s.through and median(s.through) > s.bar]
     slow = max((max(s.through, default=0) for s in scores if s.bar == SLOW_BAR), default=0)
     found = board.scores.get("finder of a password", Score(Role.UNDECIDABLE, 0))
     wrong = sum((s.wrong for s in scores), Counter[str]()) + board.general_wrong
@@ -342,10 +353,22 @@ def bars(board: Board) -> list[tuple[bool, str]]:
         (not many_missed, f"attackers with {MANY} attempts or more missed: {many_missed} of {many:,}"),
         (missed <= MISSED_SHARE * enough, f"attackers with {ENOUGH} attempts or more missed: {missed} of {enough:,}"),
         (slow <= SLOW_BAR, f"most attempts before the ban of somebody slow or inside: {slow}"),
-        (not late, f"median of attempts before the ban above its bar: {', '.join(late) or 'of nobody'}"),
+        _is_early(board, "everywhere", lambda score: score.through),
+        _is_early(board, "plain", lambda score: score.plain),
+        _is_early(board, "FreePBX", lambda score: score.freepbx),
         (alarm <= CAMPAIGN_BAR and len(board.alarms) == board.campaigns,
          f"campaigns alerted: {len(board.alarms)} of {board.campaigns}, after {alarm} attempts at most"),
         (not found.silent, f"passwords found without an alarm: {found.silent} of {found.actors}"),
         (not silent, f"troubles and attacks without their alert: {silent} of {must:,}"),
         (not wrong, f"wrong alerts: {dict(wrong) or 0}, of {sum(s.right for s in scores) + wrong.total():,}"),
     ]  # fmt: skip
+
+
+def _is_early(board: Board, where: str, pick: Callable[[Score], Sequence[int]]) -> tuple[bool, str]:
+    """Tell whether half of the attackers of each kind are banned in time there."""
+    late = [
+        f"{name} {_middle(pick(score))}"
+        for name, score in board.scores.items()
+        if pick(score) and median(pick(score)) > score.bar
+    ]
+    return not late, f"median of attempts before the ban above its bar ({where}): {', '.join(late) or 'of nobody'}"
