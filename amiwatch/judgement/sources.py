@@ -52,6 +52,9 @@ GUESSES_KEPT = 4
 PAIRS_OPEN = 2
 """Events of one dialogue that may wait for their companion: under load two repetitions were seen to interleave."""
 
+SECOND_CHANCES = 16
+"""Sources with proven evidence that are passed over to give up one that a forger may have invented."""
+
 MAX_BYTES = 256 * 2**20
 """What all sources may hold together, in bytes by ``Source.size``: a source that the ceiling of bans spares, or that
 is never banned, grows to 60 kB, and a forger can invent any number of those."""
@@ -289,6 +292,7 @@ class Source(Windows):
         source = Source(self.address, now)
         source.guessed = self.guessed
         source.has_password = self.has_password
+        source.proven = Windows() if self.proven is not None else None
         return source
 
     def dialogue(self, session: str) -> Dialogue:
@@ -363,10 +367,11 @@ class Source(Windows):
 
 class SourceTable:
     """
-    The watched sources, at most ``limit`` of them and ``MAX_BYTES`` in all.
+        The watched sources, at most ``limit`` of them and ``MAX_BYTES`` in all.
 
-    Two generations: *newcomers* made one attempt, *suspects* more. When there are too many, the newcomer longest quiet
-    goes first, so a flood of invented sources pushes out its own kind and not the scanner who comes again.
+        Two generations: *newcomers* made one attempt, *suspects* more. When there are too many, the newcomer longest quiet
+        goes first, so a flood of invented sources pushes out its own kind and not the scanner who comes again; and where a
+    forger comes again too, sources with proven evidence outlast his.
     """
 
     def __init__(self, limit: int, max_bytes: int = MAX_BYTES) -> None:
@@ -428,6 +433,12 @@ class SourceTable:
     def _give_up(self) -> None:
         # Suspects may fill nine tenths; with fewer newcomers than that, the suspect longest quiet goes.
         is_crowded = len(self._newcomers) * 10 >= min(self.limit, len(self))
-        _, source = (self._newcomers if is_crowded else self._suspects).popitem(last=False)
+        crowd = self._newcomers if is_crowded else self._suspects
+        for _ in range(SECOND_CHANCES):
+            key = next(iter(crowd))
+            if crowd[key].proven is None:
+                break
+            crowd.move_to_end(key)
+        _, source = crowd.popitem(last=False)
         self.bytes -= source.weight
         self.forgotten += 1

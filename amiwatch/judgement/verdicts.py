@@ -289,7 +289,9 @@ class Verdicts:
         self._ledger.put(network, now + seconds, is_proven=is_proven)
         self._sources.remove(key)
         if source.guessed:  # who comes back after the ban and succeeds has found a password
-            self._sources.add(key, source.afresh(now))
+            fresh = source.afresh(now)
+            self._sources.add(key, fresh)
+            self._sources.touch(key, fresh)
         self._hasty.note(Hasty(ban, key, source, rule, is_trusted))
         if event.service != "SIP":
             self.neighbours.note(key, now + seconds, is_proven=is_proven)

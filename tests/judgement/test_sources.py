@@ -2,14 +2,16 @@
 
 from ipaddress import IPv4Address
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amiwatch.judgement.judge import Judge
-from amiwatch.judgement.rules import Measure, Policy
+from amiwatch.judgement.rules import HOUR, Measure, Policy
 from amiwatch.judgement.sources import HISTORY, MAX_DIALOGUES, MAX_EVIDENCE, Source, SourceTable, Windows
 from amiwatch.judgement.values import TEXT_LIMIT, Alert, Ban, SecurityEvent
-from amiwatch.testing.builders import security_event
+from amiwatch.testing.builders import Case, security_event
+from tests.judgement.stories import ATTACKER, Story, logs_in
 
 BASE = 0x0A000000
 
@@ -107,6 +109,38 @@ def test_a_suspect_survives_a_flood_of_newcomers() -> None:
     assert table.get(9_999) is not None
     assert table.get(0) is None
     assert table.forgotten == 10_001 - 100
+
+
+@pytest.mark.parametrize("tries", [1, 2, 3])
+def test_a_flood_of_invented_sources_that_come_again_does_not_push_out_a_proven_one(tries: int) -> None:
+    story = Story(max_sources=100)
+    story.tries(Case.UNKNOWN_ACCOUNT, ["a", "b", "c"][:tries], every=1, transport="TCP")
+    for number in range(1_000):
+        story.tries(Case.UNKNOWN_ACCOUNT, ["x", "y"], every=0.01, source=f"198.51.{number // 250}.{number % 250 + 1}")
+    story.tries(Case.UNKNOWN_ACCOUNT, ["e", "f", "g"][: 4 - tries], every=1, transport="TCP")
+    assert f"{ATTACKER}/32" in story.banned()
+
+
+def test_proven_sources_are_bounded_too() -> None:
+    story = Story(max_sources=100)
+    for number in range(300):
+        source = f"198.51.{number // 250}.{number % 250 + 1}"
+        story.tries(Case.WRONG_PASSWORD, ["1001"] * 2, every=1, source=source, transport="TCP")
+    assert len(story.judge.sources) == 100
+    assert story.judge.sources.forgotten == 200
+
+
+@pytest.mark.parametrize("transport", ["UDP", "TCP"])
+def test_a_flood_after_a_ban_does_not_hide_that_the_password_was_found(transport: str) -> None:
+    story = Story(max_sources=100)
+    story.tries(Case.WRONG_PASSWORD, ["1001"] * 10, every=2, transport=transport)
+    assert story.banned() == {f"{ATTACKER}/32"}
+    for number in range(1_000):
+        story.wait(0.01)
+        story.attempt(Case.UNKNOWN_ACCOUNT, source=f"198.51.{number // 250}.{number % 250 + 1}")
+    story.wait(2 * HOUR)
+    logs_in(story, ATTACKER, transport=transport)
+    assert "password_found" in story.kinds()
 
 
 def test_sources_older_than_every_window_are_forgotten_a_few_at_a_time() -> None:
