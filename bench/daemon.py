@@ -192,7 +192,7 @@ async def flood(folder: Path) -> None:
                 asterisk.close()
                 continue
             await watch.until(ATTACKERS)
-            while daemon.judge.counters.events + daemon.shed < EVENTS:  # noqa: ASYNC110 - counting must cost nothing
+            while daemon.judge.counters.events + daemon.inbox.shed < EVENTS:  # noqa: ASYNC110 - counting must cost nothing
                 await asyncio.sleep(0.001)
             ended = perf_counter()
             rates.append(EVENTS / (ended - began))
@@ -204,7 +204,7 @@ async def flood(folder: Path) -> None:
             print(
                 f"flood of {EVENTS} events from {ATTACKERS} attackers: {rates[-1]:,.0f} events/s, "
                 f"all in the kernel after {lags[-1]:.0f} ms of {1000 * (ended - began):.0f} ms, "
-                f"shed {daemon.shed}, CPU {busy:.2f} s, {stall}, link kept"
+                f"shed {daemon.inbox.shed}, CPU {busy:.2f} s, {stall}, link kept"
             )
         asterisk.close()
     if rates:

@@ -68,10 +68,10 @@ class Books:
             counters={
                 "events": counters.events,
                 "attempts": counters.attempts,
-                "tampered": daemon.tampered,
+                "tampered": daemon.inbox.tampered,
                 "tainted": counters.tainted,
                 "repeats": counters.repeats,
-                "shed": daemon.shed,
+                "shed": daemon.inbox.shed,
                 "bans": len(judge.ledger),
                 "chan_sip": counters.chan_sip,
                 "held_back": counters.held_back,

@@ -1,10 +1,7 @@
 """
-The daemon: one consumer takes what the AMI readers bring, judges it, and sends verdicts on their way.
+The daemon: joins judgement and edges, and sends verdicts on their way.
 
-Rule 1: the reader never waits. ``receive`` judges a lone newcomer on the spot, which is bounded, and queues the rest;
-what is too much is shed, repeats of banned sources first, and counted.
-
-Rule 2: block first, record right behind. A ban is put to the store when the kernel has it (or refused it).
+Rule 1: block first, record right behind. A ban is put to the store when the kernel has it (or refused it).
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ from time import perf_counter
 
 from amiwatch import __version__
 from amiwatch.ami.client import AmiClient, Link, LinkState
-from amiwatch.ami.wire import Item, Tampered
+from amiwatch.ami.wire import Item
 from amiwatch.config import AmiSettings, Settings, load
 from amiwatch.daemon.aftermath import Aftermath, forwards
 from amiwatch.daemon.allowlist import Allowlist
@@ -33,6 +30,7 @@ from amiwatch.daemon.doubts import LOOK_TIME, Doubts
 from amiwatch.daemon.enforcer import Done, Enforcer, Order
 from amiwatch.daemon.guard import Guard
 from amiwatch.daemon.hold import Hold
+from amiwatch.daemon.inbox import Inbox
 from amiwatch.daemon.lock import only_one
 from amiwatch.daemon.lookout import Lookout
 from amiwatch.daemon.memory import Memory
@@ -44,21 +42,12 @@ from amiwatch.firewall.table import make_firewall, make_rule
 from amiwatch.judgement.judge import Judge
 from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.reasons import duration
-from amiwatch.judgement.values import BY_HAND, TEXT_LIMIT, Alert, Ban, IPNetwork, Lift, SecurityEvent, Verdict
+from amiwatch.judgement.values import BY_HAND, Alert, Ban, IPNetwork, Lift, Verdict
 from amiwatch.notify import Listener
 from amiwatch.notify.systemd import ALIVE, READY, STOPPING, notify, reloading, watchdog_interval
 from amiwatch.store.writer import Store
 
 log = logging.getLogger(__name__)
-
-MAX_BACKLOG = 100_000
-"""Events that wait for the judge (some 60 MB): eight seconds of the fastest Asterisk seen."""
-
-CROWDED = 2_000
-"""Waiting events from which on repeats of banned sources are shed at the door."""
-
-SLICE = 48
-"""Events judged between two turns of the event loop: some 6 ms even if each of them makes a ban."""
 
 YOUNG_OBJECTS = 10_000
 """Objects made before the garbage collector looks through them. With its own 700 it takes a fifth of the judgement
@@ -75,12 +64,6 @@ REFRESH_TIME = 60.0
 
 FORGET_TIME = 6 * 3600.0
 """Seconds between two rounds of retention."""
-
-SAMPLES_A_MINUTE = 60
-"""Tampered blocks kept in a minute; more are counted."""
-
-STRANGE_RUN = 20
-"""Blocks refused in a row from which on a new version of Asterisk is more likely than an attacker."""
 
 COMMAND_TIME = 5.0
 """Seconds that a command which does a request itself waits for another one to finish; each takes a fraction of one."""
@@ -126,28 +109,19 @@ class Daemon:
         self.listeners = list(listeners)
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
         """Seconds from an event's arrival to its source's place in the kernel, of the newest bans."""
-        self.shed = 0
-        """Events that were not judged, because too many waited."""
-        self.tampered = 0
         self.faults = 0
         """Errors that nobody expected; each was logged, and all else went on."""
         self.restored_after = 0.0
         """Seconds from the begin of ``run`` until the kernel held all bans again."""
         self.started_at = self.now()
-        self._backlog: deque[tuple[str, float, Sequence[Item]]] = deque()
-        self._waiting = 0
-        self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._withdrawn: list[Lift] = []
         """Bans that the judge took back and the store does not know of yet."""
-        self._samples = 0
-        self._strange = 0
-        self._said_shed = 0
-        self._said_tainted = 0
         self._reloading = asyncio.Event()
         self.links: dict[str, LinkState] = {}
         self.hearing_since: dict[str, float] = {}
         """When each link that hears began to, in UTC."""
+        self.inbox = Inbox(self)
         self.memory = Memory(self)
         self.allowlist = Allowlist(self)
         self.books = Books(self)
@@ -183,28 +157,7 @@ class Daemon:
 
     def receive(self, pbx: str, items: Sequence[Item]) -> None:
         """Judge what a reader brought, or queue it where it is much."""
-        received = perf_counter()
-        if not self._waiting and len(items) <= SLICE:
-            # Nobody waits: judged within the call, a newcomer is in the kernel two turns of the loop earlier.
-            self._judge(pbx, received, items)
-            return
-        if self._waiting > CROWDED:
-            items = self._thin_out(items)
-        if items:
-            self._waiting += len(items)
-            self._backlog.append((pbx, received, items))
-            self._wake.set()
-
-    def _thin_out(self, items: Sequence[Item]) -> Sequence[Item]:
-        """Shed repeats of banned sources; beyond the bound, everything."""
-        now, is_banned = self.now(), self.judge.ledger.is_banned
-        kept = [
-            item
-            for item in items
-            if type(item) is not SecurityEvent or not is_banned(source_key(item.source), item.source, now)
-        ][: max(0, MAX_BACKLOG - self._waiting)]
-        self.shed += len(items) - len(kept)
-        return kept
+        self.inbox.receive(pbx, items)
 
     def link_changed(self, pbx: str, state: LinkState, detail: str) -> None:
         """Record how a link is, and the gaps in which nothing was heard."""
@@ -222,11 +175,11 @@ class Daemon:
 
     def _tell(self, tell: Callable[[Listener], None]) -> None:
         for listener in self.listeners:
-            with self._unhurt("a listener"):
+            with self.unhurt("a listener"):
                 tell(listener)
 
     @contextmanager
-    def _unhurt(self, what: str) -> Iterator[None]:
+    def unhurt(self, what: str) -> Iterator[None]:
         """Go on whatever happens inside: one error that nobody expected must not end the banning."""
         try:
             yield
@@ -241,46 +194,10 @@ class Daemon:
                 exc_info=True,
             )
 
-    # The consumer.
+    # What the judge says.
 
-    async def _consume(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._backlog:
-                pbx, received, items = self._backlog.popleft()
-                for begin in range(0, len(items), SLICE):
-                    part = items[begin : begin + SLICE]
-                    self._waiting -= len(part)
-                    self._judge(pbx, received, part)
-                    # One turn for the readers and the firewall: Asterisk waits 100 ms at most.
-                    await asyncio.sleep(0)
-
-    def _judge(self, pbx: str, received: float, items: Sequence[Item]) -> None:
-        remaining = iter(items)
-        is_done = False
-        while not is_done:
-            with self._unhurt("judging an event"):
-                self._judge_all(pbx, received, remaining)
-                is_done = True
-
-    def _judge_all(self, pbx: str, received: float, items: Iterator[Item]) -> None:
-        judge, now = self.judge, self.now()
-        judge.tally.pbx = pbx
-        is_debug = log.isEnabledFor(logging.DEBUG)
-        for item in items:
-            if type(item) is SecurityEvent:
-                self._strange = 0
-                if is_debug:
-                    log.debug("event pbx=%s %s", pbx, _brief(item))
-                self.guard.see(item, pbx)
-                if said := judge.see(item, now):
-                    self._take(said, pbx, received)
-            elif type(item) is Tampered:
-                judge.refuse(item.session, now)
-                self._refused(item, pbx, now)
-
-    def _take(self, verdicts: Sequence[Verdict], pbx: str, received: float) -> None:
+    def take(self, verdicts: Sequence[Verdict], pbx: str, received: float) -> None:
+        """Send verdicts on their way; ``received`` is when their event came in (``perf_counter``)."""
         for verdict in verdicts:
             if isinstance(verdict, Ban):
                 self._banned(verdict, pbx, received)
@@ -290,7 +207,7 @@ class Daemon:
                 self._alerted(verdict, pbx)
 
     def _banned(self, ban: Ban, pbx: str, received: float) -> None:
-        self._enforcer.order(Order(ban, pbx, received), is_alone=not self._waiting)
+        self._enforcer.order(Order(ban, pbx, received), is_alone=not self.inbox.waiting)
 
     def _withdraw(self, lift: Lift) -> None:
         """Take a ban back that the judge has struck from the ledger; recorded after its ban, which may be under way."""
@@ -308,22 +225,6 @@ class Daemon:
         if self.store is not None:
             self.store.put_alert(replace(alert, at=self.now.utc(alert.at)), pbx=pbx)
         self._tell(lambda listener: listener.alerted(alert, pbx))
-
-    def _refused(self, block: Tampered, pbx: str, now: float) -> None:
-        self.tampered += 1
-        self._strange += 1
-        self._samples += 1
-        if self._samples == 1:
-            log.warning("tampered block refused pbx=%s reason=%s block=%r", pbx, block.reason, block.block[:200])
-        if self._samples <= SAMPLES_A_MINUTE and self.store is not None:
-            self.store.put_tampered(pbx, self.now.utc(now), block.block)
-        if self._strange == STRANGE_RUN:
-            log.error(
-                "nothing but tampered blocks lately: if this Asterisk is newer than amiwatch, "
-                "its events may have changed pbx=%s count=%d",
-                pbx,
-                self._strange,
-            )
 
     # What the enforcer reports.
 
@@ -486,7 +387,7 @@ class Daemon:
     def _chores(self, store: Store) -> dict[str, Coroutine[None, None, None]]:
         assert self._clerk is not None
         return {
-            "consumer": self._consume(),
+            "consumer": self.inbox.run(),
             "enforcer": self._enforcer.run(),
             "aftermath": self.aftermath.run(),
             "counting": self._again("counting", lambda: self.counting.pause, lambda: self._count(store)),
@@ -506,7 +407,7 @@ class Daemon:
         """Do a chore every so many seconds, whatever became of it the last time."""
         while True:
             await asyncio.sleep(every())
-            with self._unhurt(name):
+            with self.unhurt(name):
                 await work()
 
     async def attend_once(self) -> None:
@@ -557,7 +458,7 @@ class Daemon:
             await self._reloading.wait()
             self._reloading.clear()
             notify(reloading(time.monotonic()))
-            with self._unhurt("reload"):
+            with self.unhurt("reload"):
                 try:
                     await self.reload_now()
                 except ConfigurationError as error:
@@ -625,7 +526,7 @@ class Daemon:
         return max(float(self.settings.reconcile_time), 100 * self._enforcer.look_took)
 
     async def _reconcile(self) -> None:
-        self._take(self.judge.sweep(self.now()), "", perf_counter())
+        self.take(self.judge.sweep(self.now()), "", perf_counter())
         self.judge.ledger.expire(self.now())
         if await self.guard.learn():
             self.protect()
@@ -644,20 +545,8 @@ class Daemon:
         await self.counting.look(store, self.now.utc(self.now()))
 
     async def _refresh(self) -> None:
-        self._say_samples()
+        self.inbox.sum_up()
         await self.allowlist.refresh()
-
-    def _say_samples(self) -> None:
-        if self._samples > 1:
-            log.warning("tampered blocks refused within a minute count=%d", self._samples)
-        self._samples = 0
-        if self.judge.counters.tainted > self._said_tainted:
-            number = self.judge.counters.tainted - self._said_tainted
-            log.warning("events not believed, they came right behind a tampered block count=%d", number)
-        self._said_tainted = self.judge.counters.tainted
-        if self.shed > self._said_shed:
-            log.warning("events shed, too many waited count=%d", self.shed - self._said_shed)
-        self._said_shed = self.shed
 
     async def _forget(self, store: Store) -> None:
         with suppress(StoreError):  # said by the store
@@ -668,13 +557,6 @@ class Daemon:
         while interval is not None:
             notify(ALIVE)
             await asyncio.sleep(interval)
-
-
-def _brief(event: SecurityEvent) -> str:
-    return (
-        f"kind={event.kind} service={event.service} source={event.source} transport={event.transport} "
-        f"account={event.account[:TEXT_LIMIT]!r} session={event.session[:TEXT_LIMIT]!r} tainted={event.tainted}"
-    )
 
 
 def link_of(pbx: AmiSettings) -> Link:

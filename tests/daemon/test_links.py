@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from amiwatch.config import Settings
-from amiwatch.daemon import watch
+from amiwatch.daemon import inbox, watch
 from amiwatch.daemon.watch import Daemon, link_of
 from amiwatch.firewall.base import Entry
+from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.values import Ban
 from amiwatch.store.reader import Reader
 from amiwatch.store.records import GapRecord
@@ -122,7 +123,7 @@ def nobody() -> FakeAsterisk:
 
 
 async def caught_up(daemon: Daemon) -> None:
-    while daemon._waiting:  # noqa: ASYNC110 - one turn of the loop after the other, until nothing waits
+    while daemon.inbox.waiting:  # noqa: ASYNC110 - one turn of the loop after the other, until nothing waits
         await asyncio.sleep(0)
 
 
@@ -160,13 +161,13 @@ async def test_repeats_of_banned_sources_are_shed_first_and_newcomers_still_judg
     ]
     for _ in range(2000):  # nobody judges meanwhile
         daemon.receive("pbx", repeats)
-    assert daemon._waiting <= watch.CROWDED + len(repeats)
-    assert daemon.shed == 2000 * len(repeats) - daemon._waiting
+    assert daemon.inbox.waiting <= inbox.CROWDED + len(repeats)
+    assert daemon.inbox.shed == 2000 * len(repeats) - daemon.inbox.waiting
     daemon.receive("pbx", [*repeats, *new])
-    consumer = asyncio.create_task(daemon._consume())
+    consumer = asyncio.create_task(daemon.inbox.run())
     await caught_up(daemon)
     consumer.cancel()
-    assert daemon.judge.ledger.is_banned(watch.source_key(new[0].source), new[0].source, daemon.now())
+    assert daemon.judge.ledger.is_banned(source_key(new[0].source), new[0].source, daemon.now())
 
 
 async def test_the_backlog_is_bounded_whatever_comes(settings_for: Callable[..., Settings]) -> None:
@@ -179,15 +180,15 @@ async def test_the_backlog_is_bounded_whatever_comes(settings_for: Callable[...,
         daemon.receive("pbx", events)
         daemon.receive("pbx", repeats)
         given += len(events) + len(repeats)
-    assert daemon._waiting == watch.MAX_BACKLOG
-    assert daemon._waiting + daemon.shed == given
-    assert len(daemon._backlog) <= watch.MAX_BACKLOG
+    assert daemon.inbox.waiting == inbox.MAX_BACKLOG
+    assert daemon.inbox.waiting + daemon.inbox.shed == given
+    assert len(daemon.inbox._backlog) <= inbox.MAX_BACKLOG
 
 
 async def test_a_flood_of_invented_sources_fills_no_memory(settings_for: Callable[..., Settings]) -> None:
     settings = settings_for(nobody(), max_sources="20000")
     daemon = Daemon(settings, firewall=FakeFirewall())
-    consumer = asyncio.create_task(daemon._consume())
+    consumer = asyncio.create_task(daemon.inbox.run())
     event = attempt_events(Case.UNKNOWN_ACCOUNT)[0]
     base = ip_network("198.18.0.0/15").network_address
     for begin in range(0, 200_000, 500):
@@ -199,8 +200,8 @@ async def test_a_flood_of_invented_sources_fills_no_memory(settings_for: Callabl
     assert len(daemon.judge.sources) <= 20_000
     assert len(daemon.judge.tally.drain()) <= 20_000
     assert len(daemon.judge.alarms) <= 10_000
-    assert len(daemon._backlog) == 0
-    assert daemon.judge.counters.events + daemon.shed == 200_000
+    assert len(daemon.inbox._backlog) == 0
+    assert daemon.judge.counters.events + daemon.inbox.shed == 200_000
 
 
 async def test_a_listener_that_raises_ends_nothing(watched: Start, caplog: pytest.LogCaptureFixture) -> None:
