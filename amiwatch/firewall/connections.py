@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from amiwatch.errors import FirewallError, FirewallPermission
-from amiwatch.firewall.netlink import ACK, DUMP, Netlink, attribute, attributes
+from amiwatch.firewall.attributes import attribute, attributes
+from amiwatch.firewall.netlink import ACK, DUMP, Netlink
 from amiwatch.judgement.values import IPNetwork
 
 _COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
@@ -74,7 +75,7 @@ def _begun_by(netlink: Netlink, version: int, masks: dict[int, set[int]]) -> Ite
     for body in netlink.ask(_GET, DUMP, _family(version)):
         source = int.from_bytes(body[_SOURCE : _SOURCE + size], "big")
         if any(source & mask in networks for mask, networks in masks.items()):
-            entry = attributes(body[4:])
+            entry = dict(attributes(body[4:]))
             zone = attribute(_ZONE, bytes(entry[_ZONE])) if _ZONE in entry else b""
             yield attribute(_ORIGINAL | _NESTED, bytes(entry[_ORIGINAL])) + zone
 

@@ -16,6 +16,7 @@ from ipaddress import IPv4Network, IPv6Network
 from socket import AF_INET, AF_INET6
 from typing import NamedTuple
 
+from amiwatch.firewall.attributes import attribute, attribute_head, attributes
 from amiwatch.firewall.base import MAX_TIMEOUT, Entry
 from amiwatch.judgement.values import IPNetwork
 
@@ -39,7 +40,6 @@ _SUBSYSTEM = 6 << 8
 _ERROR, _DONE = 2, 3
 _REQUEST, _ACK, _EXCLUSIVE, _DUMP = 0x1, 0x4, 0x200, 0x300
 _NESTED, _NETWORK_ORDER = 0x8000, 0x4000
-_TYPE_MASK = 0x3FFF
 
 _PROTOCOL, _SETNAME, _TYPENAME, _REVISION, _FAMILY, _FLAGS, _DATA, _ADT, _LINENO = 1, 2, 3, 4, 5, 6, 7, 8, 9
 _IP, _CIDR, _TIMEOUT, _CADT_FLAGS = 1, 3, 6, 8
@@ -49,18 +49,9 @@ _LIST_HEADER = 4
 _WITH_COUNTERS, _NOMATCH = 8, 4
 
 _HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
 
 
-def _attribute(kind: int, payload: bytes) -> bytes:
-    return _ATTRIBUTE.pack(len(payload) + 4, kind) + payload + bytes(-len(payload) % 4)
-
-
-def _attribute_head(kind: int, length: int) -> bytes:
-    return _ATTRIBUTE.pack(length + 4, kind)
-
-
-_ZEROED = _attribute(_BYTES | _NETWORK_ORDER, bytes(8)) + _attribute(_PACKETS | _NETWORK_ORDER, bytes(8))
+_ZEROED = attribute(_BYTES | _NETWORK_ORDER, bytes(8)) + attribute(_PACKETS | _NETWORK_ORDER, bytes(8))
 """The counters of a new entry."""
 
 
@@ -80,25 +71,25 @@ class _Layout(NamedTuple):
 
 
 def _layout(size: int, network: type[IPv4Network] | type[IPv6Network], kind: int) -> _Layout:
-    address = _attribute_head(_IP | _NESTED, size + 4) + _attribute_head(kind | _NETWORK_ORDER, size)
+    address = attribute_head(_IP | _NESTED, size + 4) + attribute_head(kind | _NETWORK_ORDER, size)
     cidr, timeout, line = (
-        _attribute_head(_CIDR, 1),
-        _attribute_head(_TIMEOUT | _NETWORK_ORDER, 4),
-        _attribute_head(_LINENO, 4),
+        attribute_head(_CIDR, 1),
+        attribute_head(_TIMEOUT | _NETWORK_ORDER, 4),
+        attribute_head(_LINENO, 4),
     )
     pack = struct.Struct(f">12s{size}s4sB3x4sI4sI")
     # An IPv4Network is made from a number in 1.2 microseconds, from octets in 1.4.
     unpack = struct.Struct(f">12x{'I' if size == 4 else '16s'}4xB3x4xI4xQ4xQ")
-    counters = (_attribute_head(_BYTES | _NETWORK_ORDER, 8), _attribute_head(_PACKETS | _NETWORK_ORDER, 8))
+    counters = (attribute_head(_BYTES | _NETWORK_ORDER, 8), attribute_head(_PACKETS | _NETWORK_ORDER, 8))
     # The kernel leaves the network-order flag off the address when it lists.
-    listed_address = _attribute_head(_IP | _NESTED, size + 4) + _attribute_head(kind, size)
-    picture: list[int | None] = [*_attribute_head(_DATA | _NESTED, unpack.size - 4), *listed_address]
+    listed_address = attribute_head(_IP | _NESTED, size + 4) + attribute_head(kind, size)
+    picture: list[int | None] = [*attribute_head(_DATA | _NESTED, unpack.size - 4), *listed_address]
     picture += [None] * size + [*cidr, None, 0, 0, 0, *timeout] + [None] * 4
     for head in counters:
         picture += [*head, *[None] * 8]
     mask = {offset: octet for offset, octet in enumerate(picture) if octet is not None}
-    data = _attribute_head(_DATA | _NESTED, pack.size - 4)
-    new_data = _attribute_head(_DATA | _NESTED, pack.size + len(_ZEROED) - 4)
+    data = attribute_head(_DATA | _NESTED, pack.size - 4)
+    new_data = attribute_head(_DATA | _NESTED, pack.size + len(_ZEROED) - 4)
     return _Layout(size, network, pack, new_data + address, (data + address, cidr, timeout, line), unpack, mask)
 
 
@@ -134,7 +125,7 @@ class Answer:
 
 def listing(name: str, *, protocol: int, header_only: bool = False) -> bytearray:
     """Ask for a set (no name: for all of them), or only for what stands above its entries."""
-    flags = _attribute(_FLAGS, struct.pack(">I", _LIST_HEADER)) if header_only else b""
+    flags = attribute(_FLAGS, struct.pack(">I", _LIST_HEADER)) if header_only else b""
     return _request(LIST, name, _REQUEST | _DUMP, flags, protocol=protocol)
 
 
@@ -147,7 +138,7 @@ def change(command: int, name: str, family: int, entries: Sequence[Entry], *, pr
     packed = b"".join(
         [_packed(family, entry.network, entry.seconds, line, entry.is_new) for line, entry in enumerate(entries)]
     )
-    lines = _attribute(_LINENO, struct.pack("=I", 0)) + _attribute(_ADT | _NESTED, packed)
+    lines = attribute(_LINENO, struct.pack("=I", 0)) + attribute(_ADT | _NESTED, packed)
     return _request(command, name, _REQUEST | _ACK, lines, protocol=protocol)
 
 
@@ -162,15 +153,15 @@ def window_creation(
     name: str, family: int, *, seconds: int, maxelem: int, netmask: int | None, protocol: int
 ) -> bytearray:
     """Create a set of addresses that the kernel fills, each for so long; ``netmask`` counts them by network."""
-    options = _attribute(_TIMEOUT | _NETWORK_ORDER, struct.pack(">I", seconds))
-    options += _attribute(_MAXELEM | _NETWORK_ORDER, struct.pack(">I", maxelem))
-    options += _attribute(_CADT_FLAGS | _NETWORK_ORDER, struct.pack(">I", _WITH_COUNTERS))
-    options += _attribute(_NETMASK, bytes([netmask])) if netmask else b""
+    options = attribute(_TIMEOUT | _NETWORK_ORDER, struct.pack(">I", seconds))
+    options += attribute(_MAXELEM | _NETWORK_ORDER, struct.pack(">I", maxelem))
+    options += attribute(_CADT_FLAGS | _NETWORK_ORDER, struct.pack(">I", _WITH_COUNTERS))
+    options += attribute(_NETMASK, bytes([netmask])) if netmask else b""
     # Its first revision with counters (ip_set_hash_ip.c): every kernel with counters has it.
-    kind = _attribute(_TYPENAME, b"hash:ip\0") + _attribute(_REVISION, b"\1")
-    kind += _attribute(_FAMILY, bytes([FAMILIES[family]]))
+    kind = attribute(_TYPENAME, b"hash:ip\0") + attribute(_REVISION, b"\1")
+    kind += attribute(_FAMILY, bytes([FAMILIES[family]]))
     flags = _REQUEST | _ACK | _EXCLUSIVE
-    return _request(CREATE, name, flags, kind + _attribute(_DATA | _NESTED, options), protocol=protocol)
+    return _request(CREATE, name, flags, kind + attribute(_DATA | _NESTED, options), protocol=protocol)
 
 
 def question(name: str, family: int, network: IPNetwork, *, protocol: int) -> bytearray:
@@ -185,8 +176,8 @@ def header_question(name: str) -> bytes:
 
 def type_question() -> bytes:
     """Ask whether there are hash:net sets, in words that every kernel knows; it loads the modules for them."""
-    body = struct.pack("=BBH", AF_INET, 0, 0) + _attribute(_PROTOCOL, b"\6")
-    body += _attribute(_TYPENAME, b"hash:net\0") + _attribute(_FAMILY, bytes([AF_INET]))
+    body = struct.pack("=BBH", AF_INET, 0, 0) + attribute(_PROTOCOL, b"\6")
+    body += attribute(_TYPENAME, b"hash:net\0") + attribute(_FAMILY, bytes([AF_INET]))
     return _HEADER.pack(_HEADER.size + len(body), _SUBSYSTEM | TYPE, _REQUEST, 0, 0) + body
 
 
@@ -217,8 +208,8 @@ def answers(datagram: bytes) -> Iterator[Answer]:
 
 def _request(command: int, name: str, flags: int, rest: bytes, *, protocol: int) -> bytearray:
     body = struct.pack("=BBH", AF_INET, 0, 0)
-    body += _attribute(_PROTOCOL, bytes([protocol]))
-    body += (_attribute(_SETNAME, name.encode() + b"\0") if name else b"") + rest
+    body += attribute(_PROTOCOL, bytes([protocol]))
+    body += (attribute(_SETNAME, name.encode() + b"\0") if name else b"") + rest
     return bytearray(_HEADER.pack(_HEADER.size + len(body), _SUBSYSTEM | command, flags, 0, 0) + body)
 
 
@@ -240,39 +231,31 @@ def _refusal(body: memoryview) -> Answer:
     if not code:
         return Answer(is_last=True)
     # Our request comes back behind the code, with the line filled in where entries were sent.
-    lines = dict(_attributes(body[4 + _HEADER.size + 4 :])).get(_LINENO, b"\0\0\0\0")
+    lines = dict(attributes(body[4 + _HEADER.size + 4 :])).get(_LINENO, b"\0\0\0\0")
     return Answer(code=code, line=int(struct.unpack(">I", lines)[0]), is_last=True)
 
 
 def _data(body: memoryview) -> Answer:
-    attributes = dict(_attributes(body[4:]))
+    found = dict(attributes(body[4:]))
     options = None
-    if _DATA in attributes:
-        options = _options(attributes)
+    if _DATA in found:
+        options = _options(found)
     entries: Sequence[Entry] = ()
-    if _ADT in attributes:
-        entries = _entries(attributes[_ADT])
+    if _ADT in found:
+        entries = _entries(found[_ADT])
     return Answer(options=options, entries=entries)
 
 
-def _attributes(body: memoryview) -> Iterator[tuple[int, memoryview]]:
-    offset = 0
-    while offset + 4 <= len(body):
-        length, kind = _ATTRIBUTE.unpack_from(body, offset)
-        yield kind & _TYPE_MASK, body[offset + 4 : offset + length]
-        offset += max(length + -length % 4, 4)
-
-
-def _options(attributes: dict[int, memoryview]) -> SetOptions:
-    data = dict(_attributes(attributes[_DATA]))
+def _options(found: dict[int, memoryview]) -> SetOptions:
+    data = dict(attributes(found[_DATA]))
 
     def number(kind: int) -> int:
         return int.from_bytes(data.get(kind, b""), "big")
 
     return SetOptions(
-        name=bytes(attributes[_SETNAME]).rstrip(b"\0").decode(errors="replace"),
-        kind=bytes(attributes[_TYPENAME]).rstrip(b"\0").decode(),
-        family={int(AF_INET): 4, int(AF_INET6): 6}.get(attributes[_FAMILY][0], 0),
+        name=bytes(found[_SETNAME]).rstrip(b"\0").decode(errors="replace"),
+        kind=bytes(found[_TYPENAME]).rstrip(b"\0").decode(),
+        family={int(AF_INET): 4, int(AF_INET6): 6}.get(found[_FAMILY][0], 0),
         maxelem=number(_MAXELEM),
         has_timeout=_TIMEOUT in data,
         has_counters=bool(number(_CADT_FLAGS) & _WITH_COUNTERS),
@@ -301,11 +284,11 @@ def _is_uniform(packed: memoryview, layout: _Layout) -> bool:
 
 def _any_entries(packed: memoryview) -> Iterator[Entry]:
     """Read entries attribute by attribute: a set made with other options, an exception somebody added by hand."""
-    for _, data in _attributes(packed):
-        found = dict(_attributes(data))
+    for _, data in attributes(packed):
+        found = dict(attributes(data))
         if int.from_bytes(found.get(_CADT_FLAGS, b""), "big") & _NOMATCH:
             continue
-        [(kind, address)] = _attributes(found[_IP])
+        [(kind, address)] = attributes(found[_IP])
         network = (IPv4Network if kind == 1 else IPv6Network)((bytes(address), found[_CIDR][0]))
         yield Entry(
             network,

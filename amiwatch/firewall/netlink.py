@@ -17,9 +17,7 @@ REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
 
 _DATAGRAM = 1 << 18
 _ERROR, _DONE = 2, 3
-_TYPE_MASK = 0x3FFF
 _HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
 
 
 class Netlink:
@@ -55,18 +53,3 @@ class Netlink:
                         raise OSError(code, os.strerror(code))
                     return
                 yield answer
-
-
-def attribute(kind: int, payload: bytes) -> bytes:
-    """Write one attribute."""
-    return _ATTRIBUTE.pack(len(payload) + 4, kind) + payload + bytes(-len(payload) % 4)
-
-
-def attributes(body: memoryview) -> dict[int, memoryview]:
-    """Read attributes by their kind; what is nested stays as it is."""
-    found: dict[int, memoryview] = {}
-    while len(body) >= 4:
-        length, kind = _ATTRIBUTE.unpack_from(body)
-        found[kind & _TYPE_MASK] = body[4:length]
-        body = body[max(length + -length % 4, 4) :]
-    return found

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
+from amiwatch.firewall.attributes import attribute, attribute_head, attributes
 from amiwatch.firewall.base import MAX_TIMEOUT, Entry
 from amiwatch.judgement.values import IPNetwork
 
@@ -37,7 +38,7 @@ _BEGIN, _END = 16, 17
 _ERROR, _DONE = 2, 3
 _REQUEST, _ACK, _EXCLUSIVE, _CREATE, _DUMP = 0x1, 0x4, 0x200, 0x400, 0x300
 _ANY_FAMILY, _INET = 0, 1
-_NESTED, _TYPE_MASK = 0x8000, 0x3FFF
+_NESTED = 0x8000
 
 _TABLE, _NAME = 1, 2
 _SET_FLAGS, _SET_KEY_LENGTH, _SET_DESCRIPTION, _SET_EXPRESSION, _SET_COUNT = 3, 5, 9, 17, 20
@@ -57,7 +58,6 @@ _NF_DROP = 0
 
 _HEADER = struct.Struct("=IHHII")
 _FAMILY_HEADER = struct.Struct(">BBH")
-_ATTRIBUTE = struct.Struct("=HH")
 _HEAD = _HEADER.size + _FAMILY_HEADER.size
 
 
@@ -113,12 +113,8 @@ class RuleHeader:
     """Packets that a limit for each element of its set lets through at once; 0 without."""
 
 
-def _attribute(kind: int, payload: bytes) -> bytes:
-    return _ATTRIBUTE.pack(len(payload) + 4, kind) + payload + bytes(-len(payload) % 4)
-
-
 def _text(kind: int, value: str) -> bytes:
-    return _attribute(kind, value.encode() + b"\0")
+    return attribute(kind, value.encode() + b"\0")
 
 
 class _Layout(NamedTuple):
@@ -134,20 +130,25 @@ class _Layout(NamedTuple):
 
 
 def _layout(size: int, network: type[IPv4Network] | type[IPv6Network]) -> _Layout:
-    def head(kind: int, length: int) -> bytes:
-        return _ATTRIBUTE.pack(length + 4, kind)
-
-    key = head(_KEY | _NESTED, size + 4) + head(_VALUE, size)
+    key = attribute_head(_KEY | _NESTED, size + 4) + attribute_head(_VALUE, size)
     # An IPv4Network is made from a number in 1.2 microseconds, from octets in 1.4.
     unpack = struct.Struct(f">12x{'I' if size == 4 else '16s'}24xQ4xQ16xQ")
-    picture: list[int | None] = [*head(_ELEMENT, unpack.size - 4), *head(_KEY, size + 4), *head(_VALUE, size)]
+    picture: list[int | None] = [
+        *attribute_head(_ELEMENT, unpack.size - 4),
+        *attribute_head(_KEY, size + 4),
+        *attribute_head(_VALUE, size),
+    ]
     picture += [None] * size
-    picture += [*head(_EXPRESSION, 40), *_text(_EXPRESSION_NAME, "counter"), *head(_EXPRESSION_DATA, 24)]
-    picture += [*head(_OCTETS, 8), *[None] * 8, *head(_PACKETS, 8), *[None] * 8]
-    picture += [*head(_TIMEOUT, 8), *[None] * 8, *head(_EXPIRATION, 8), *[None] * 8]
+    picture += [
+        *attribute_head(_EXPRESSION, 40),
+        *_text(_EXPRESSION_NAME, "counter"),
+        *attribute_head(_EXPRESSION_DATA, 24),
+    ]
+    picture += [*attribute_head(_OCTETS, 8), *[None] * 8, *attribute_head(_PACKETS, 8), *[None] * 8]
+    picture += [*attribute_head(_TIMEOUT, 8), *[None] * 8, *attribute_head(_EXPIRATION, 8), *[None] * 8]
     return _Layout(
         network=network,
-        head=head(_ELEMENT | _NESTED, size + 20) + key,
+        head=attribute_head(_ELEMENT | _NESTED, size + 20) + key,
         pack=struct.Struct(f">12s{size}s4sQ"),
         unpack=unpack,
         mask={offset: octet for offset, octet in enumerate(picture) if octet is not None},
@@ -155,7 +156,7 @@ def _layout(size: int, network: type[IPv4Network] | type[IPv6Network]) -> _Layou
 
 
 _LAYOUTS = {4: _layout(4, IPv4Network), 6: _layout(16, IPv6Network)}
-_TIMEOUT_HEAD = _ATTRIBUTE.pack(12, _TIMEOUT)
+_TIMEOUT_HEAD = attribute_head(_TIMEOUT, 8)
 
 
 def listing(kind: int, table: str, set_name: str = "", *, sequence: int) -> bytes:
@@ -166,8 +167,8 @@ def listing(kind: int, table: str, set_name: str = "", *, sequence: int) -> byte
 
 def question(table: str, set_name: str, network: IPNetwork, *, sequence: int) -> bytes:
     """Ask for one element of a set."""
-    key = _attribute(_KEY | _NESTED, _attribute(_VALUE, network.network_address.packed))
-    body = _text(_TABLE, table) + _text(_NAME, set_name) + _attribute(_LIST | _NESTED, _attribute(_ELEMENT, key))
+    key = attribute(_KEY | _NESTED, attribute(_VALUE, network.network_address.packed))
+    body = _text(_TABLE, table) + _text(_NAME, set_name) + attribute(_LIST | _NESTED, attribute(_ELEMENT, key))
     return _message(LIST_ELEMENTS, _REQUEST | _ACK, body, sequence=sequence)
 
 
@@ -183,7 +184,7 @@ def batch(table: str, changes: Sequence[Change], *, sequence: int) -> bytes:
         flags = _REQUEST | (_ACK if number == len(changes) else 0)
         flags |= _CREATE | _EXCLUSIVE if change.command == ADD else 0
         elements = b"".join(map(_timed if change.command == ADD else _bare, change.entries))
-        body = _text(_TABLE, table) + _text(_NAME, change.set_name) + _attribute(_LIST | _NESTED, elements)
+        body = _text(_TABLE, table) + _text(_NAME, change.set_name) + attribute(_LIST | _NESTED, elements)
         messages.append(_message(change.command, flags, body, sequence=sequence + number))
     messages.append(_control(_END, sequence + len(changes) + 1))
     return b"".join(messages)
@@ -212,7 +213,7 @@ def _bare(entry: Entry) -> bytes:
 
 
 def _element(address: bytes, rest: bytes) -> bytes:
-    return _attribute(_ELEMENT | _NESTED, _attribute(_KEY | _NESTED, _attribute(_VALUE, address)) + rest)
+    return attribute(_ELEMENT | _NESTED, attribute(_KEY | _NESTED, attribute(_VALUE, address)) + rest)
 
 
 def _timeout(entry: Entry) -> bytes:
@@ -224,9 +225,9 @@ def _timeout(entry: Entry) -> bytes:
 def _counter(entry: Entry) -> bytes:
     if not entry.packets and not entry.octets:
         return b""
-    data = _attribute(_OCTETS, struct.pack(">Q", entry.octets)) + _attribute(_PACKETS, struct.pack(">Q", entry.packets))
+    data = attribute(_OCTETS, struct.pack(">Q", entry.octets)) + attribute(_PACKETS, struct.pack(">Q", entry.packets))
     name = _text(_EXPRESSION_NAME, "counter")
-    return _attribute(_EXPRESSION | _NESTED, name + _attribute(_EXPRESSION_DATA | _NESTED, data))
+    return attribute(_EXPRESSION | _NESTED, name + attribute(_EXPRESSION_DATA | _NESTED, data))
 
 
 def answers(datagram: bytes) -> Iterator[Answer]:
@@ -246,9 +247,9 @@ def answers(datagram: bytes) -> Iterator[Answer]:
 
 def set_header(body: memoryview) -> SetHeader:
     """Read the answer of kind ``SET``."""
-    found = dict(_attributes(body))
-    description = dict(_attributes(found.get(_SET_DESCRIPTION, memoryview(b""))))
-    expression = dict(_attributes(found.get(_SET_EXPRESSION, memoryview(b""))))
+    found = dict(attributes(body))
+    description = dict(attributes(found.get(_SET_DESCRIPTION, memoryview(b""))))
+    expression = dict(attributes(found.get(_SET_EXPRESSION, memoryview(b""))))
     return SetHeader(
         name=_string(found[_NAME]),
         capacity=_number(description.get(_CAPACITY)),
@@ -261,32 +262,32 @@ def set_header(body: memoryview) -> SetHeader:
 
 def rule_header(body: memoryview) -> RuleHeader:
     """Read the answer of kind ``RULE``."""
-    found = dict(_attributes(body))
+    found = dict(attributes(body))
     sets, target, packets, octets, burst = [], "", 0, 0, 0
-    for _, element in _attributes(found.get(_RULE_EXPRESSIONS, memoryview(b""))):
-        expression = dict(_attributes(element))
-        data = dict(_attributes(expression.get(_EXPRESSION_DATA, memoryview(b""))))
+    for _, element in attributes(found.get(_RULE_EXPRESSIONS, memoryview(b""))):
+        expression = dict(attributes(element))
+        data = dict(attributes(expression.get(_EXPRESSION_DATA, memoryview(b""))))
         name = _string(expression.get(_EXPRESSION_NAME))
         if name == "lookup":
             sets.append(_string(data.get(_LOOKUP_SET)))
         elif name == "dynset":
             sets.append(_string(data.get(_DYNAMIC_SET)))
-            burst = _burst(dict(_attributes(data.get(_DYNAMIC_EXPRESSION, memoryview(b"")))))
+            burst = _burst(dict(attributes(data.get(_DYNAMIC_EXPRESSION, memoryview(b"")))))
         elif name == "counter":
             packets, octets = _number(data.get(_PACKETS)), _number(data.get(_OCTETS))
         elif name == "immediate":
-            target = _target(dict(_attributes(data.get(_IMMEDIATE_DATA, memoryview(b"")))))
+            target = _target(dict(attributes(data.get(_IMMEDIATE_DATA, memoryview(b"")))))
     return RuleHeader(_string(found[_NAME]), tuple(sets), target, packets, octets, burst)
 
 
 def _burst(expression: dict[int, memoryview]) -> int:
     if _string(expression.get(_EXPRESSION_NAME)) != "limit":
         return 0
-    return _number(dict(_attributes(expression.get(_EXPRESSION_DATA, memoryview(b"")))).get(_LIMIT_BURST))
+    return _number(dict(attributes(expression.get(_EXPRESSION_DATA, memoryview(b"")))).get(_LIMIT_BURST))
 
 
 def _target(data: dict[int, memoryview]) -> str:
-    verdict = dict(_attributes(data.get(_VERDICT, memoryview(b""))))
+    verdict = dict(attributes(data.get(_VERDICT, memoryview(b""))))
     if _VERDICT_CHAIN in verdict:
         return _string(verdict[_VERDICT_CHAIN])
     return DROP if _VERDICT_CODE in verdict and _number(verdict[_VERDICT_CODE]) == _NF_DROP else ""
@@ -296,7 +297,7 @@ def entries(body: memoryview, family: int, prefix: int) -> Sequence[Entry]:
     """Read networks of one width from an answer of kind ``ELEMENTS``."""
     packed, layout = _listed(body), _LAYOUTS[family]
     if not _is_uniform(packed, layout):
-        return [_entry(dict(_attributes(element)), family, prefix) for _, element in _attributes(packed)]
+        return [_entry(dict(attributes(element)), family, prefix) for _, element in attributes(packed)]
     network = layout.network
     return [
         Entry(network((address, prefix)), -(-left // 1000), packets, octets)
@@ -306,18 +307,18 @@ def entries(body: memoryview, family: int, prefix: int) -> Sequence[Entry]:
 
 def count(body: memoryview) -> int:
     """Count the elements in an answer of kind ``ELEMENTS``."""
-    return sum(1 for _ in _attributes(_listed(body)))
+    return sum(1 for _ in attributes(_listed(body)))
 
 
 def bounds(body: memoryview) -> Iterator[tuple[int, bool]]:
     """Read an answer of kind ``ELEMENTS`` of a set of ranges: numbers, and whether each is one past an end."""
-    for _, element in _attributes(_listed(body)):
-        found = dict(_attributes(element))
+    for _, element in attributes(_listed(body)):
+        found = dict(attributes(element))
         yield _key(found), bool(_number(found.get(_FLAGS)) & _INTERVAL_END)
 
 
 def _listed(body: memoryview) -> memoryview:
-    return dict(_attributes(body)).get(_LIST, memoryview(b""))
+    return dict(attributes(body)).get(_LIST, memoryview(b""))
 
 
 def _is_uniform(packed: memoryview, layout: _Layout) -> bool:
@@ -330,8 +331,8 @@ def _is_uniform(packed: memoryview, layout: _Layout) -> bool:
 
 
 def _entry(found: dict[int, memoryview], family: int, prefix: int) -> Entry:
-    expression = dict(_attributes(found.get(_EXPRESSION, memoryview(b""))))
-    counter = dict(_attributes(expression.get(_EXPRESSION_DATA, memoryview(b""))))
+    expression = dict(attributes(found.get(_EXPRESSION, memoryview(b""))))
+    counter = dict(attributes(expression.get(_EXPRESSION_DATA, memoryview(b""))))
     return Entry(
         _LAYOUTS[family].network((_key(found), prefix)),
         -(-_number(found[_EXPIRATION]) // 1000) if _EXPIRATION in found else None,
@@ -341,15 +342,7 @@ def _entry(found: dict[int, memoryview], family: int, prefix: int) -> Entry:
 
 
 def _key(found: dict[int, memoryview]) -> int:
-    return _number(dict(_attributes(found[_KEY])).get(_VALUE))
-
-
-def _attributes(body: memoryview) -> Iterator[tuple[int, memoryview]]:
-    offset = 0
-    while offset + 4 <= len(body):
-        length, kind = _ATTRIBUTE.unpack_from(body, offset)
-        yield kind & _TYPE_MASK, body[offset + 4 : offset + length]
-        offset += max(length + -length % 4, 4)
+    return _number(dict(attributes(found[_KEY])).get(_VALUE))
 
 
 def _string(value: memoryview | None) -> str:

@@ -23,7 +23,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from amiwatch.errors import FirewallError, FirewallPermission
-from amiwatch.firewall.netlink import ACK, DUMP, Netlink, attribute
+from amiwatch.firewall.attributes import attribute
+from amiwatch.firewall.netlink import ACK, DUMP, Netlink
 from amiwatch.firewall.scope import Scope
 from amiwatch.judgement.values import IPNetwork
 
