@@ -95,7 +95,7 @@ def _do_it(settings: Settings, request_id: int) -> None:
 
 def living(path: Path) -> Status | None:
     """Return what the running daemon says of itself, None if none runs. Raises StoreError."""
-    if not path.exists():
+    if not schema.exists(path):
         return None
     with Reader(path) as reader:
         status = reader.status()

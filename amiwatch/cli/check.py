@@ -247,10 +247,10 @@ def _probed(pbx: AmiSettings, result: ProbeResult) -> Iterator[Finding]:
 
 def _database(settings: Settings) -> Iterator[Finding]:
     path = settings.database
-    if not path.exists():
-        yield _missing_database(path)
-        return
     try:
+        if not schema.exists(path):
+            yield _missing_database(path)
+            return
         with Reader(path) as reader:
             status, bans = reader.status(), reader.count("bans")
             known = {trust.account for trust in reader.stored_trust(time.time())}

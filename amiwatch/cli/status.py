@@ -16,6 +16,7 @@ from amiwatch.cli.text import compact, counted, iso, local, strong, visible, wra
 from amiwatch.errors import AmiError, Refusal
 from amiwatch.firewall.base import SetState
 from amiwatch.firewall.scope import learns
+from amiwatch.store import schema
 from amiwatch.store.reader import Reader
 from amiwatch.store.records import GapRecord, LearnedPort, Panic, Status
 
@@ -91,7 +92,7 @@ def status(
     The exit code is 0 if so, 1 if it doesn't run, 69 if a PBX is not heard.
     """
     settings = context.obj.settings()
-    if not settings.database.exists():
+    if not schema.exists(settings.database):
         raise Refusal(f"no daemon runs, and none ever did: there is no database {str(settings.database)!r}.")
     view = look(settings)
     if as_json:

@@ -172,7 +172,7 @@ def is_lock(error: StoreError) -> bool:
 def _make(path: Path) -> None:
     """Create an empty file with our rights; one that root makes belongs to the owner of its directory."""
     folder = path.parent
-    if not folder.is_dir():
+    if not exists(folder):
         raise StoreError(
             f"The directory {str(folder)!r} of the database does not exist: make it, or name another file."
         )

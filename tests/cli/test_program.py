@@ -102,6 +102,31 @@ def test_a_directory_in_the_place_of_the_database_is_said_in_one_right_sentence(
     assert result.stderr == f"amiwatch: {str(tmp_path)!r} is no file: name another one for the database.\n"
 
 
+LOOK_BUT_DO_NOT_READ = "-dac_override,-dac_read_search"
+"""What root has to lose for rights to count: capabilities(7)."""
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["bans", "status", "check", "why 192.0.2.9", "unban 192.0.2.9", "panic", "resume", "firewall tiers on", "run"],
+)
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_directory_that_may_not_be_searched_is_said_in_one_sentence(program, tmp_path, line, depth):
+    home = tmp_path / "home" / "amiwatch"
+    home.mkdir(parents=True)
+    closed = (home, home.parent)[depth]
+    closed.chmod(0)
+    less = ("setpriv", "--bounding-set", LOOK_BUT_DO_NOT_READ) if os.geteuid() == 0 else ()
+    try:
+        result = program(*line.split(), before=less, AMIWATCH_DATABASE=str(home / "amiwatch.db"))
+    finally:
+        closed.chmod(0o700)
+    said = result.stdout + result.stderr
+    assert "fault of amiwatch" not in said
+    assert "Permission denied" in said
+    assert (result.returncode == 74) is (line != "check")
+
+
 def test_a_reader_that_goes_away_is_no_error(environ, fill, tmp_path):
     def put(store) -> None:
         for number in range(2000):
