@@ -367,10 +367,10 @@ class Source(Windows):
 
 class SourceTable:
     """
-        The watched sources, at most ``limit`` of them and ``MAX_BYTES`` in all.
+    The watched sources, at most ``limit`` of them and ``MAX_BYTES`` in all.
 
-        Two generations: *newcomers* made one attempt, *suspects* more. When there are too many, the newcomer longest quiet
-        goes first, so a flood of invented sources pushes out its own kind and not the scanner who comes again; and where a
+    Two generations: *newcomers* made one attempt, *suspects* more. When there are too many, the newcomer longest quiet
+    goes first, so a flood of invented sources pushes out its own kind and not the scanner who comes again; and where a
     forger comes again too, sources with proven evidence outlast his.
     """
 

@@ -7,6 +7,7 @@ Rule 1: each question here is about one source, and errs on the side of honesty.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
 
@@ -74,6 +75,9 @@ one in 1.7 s."""
 
 BROKEN_PHONES = 3
 """Phones of one site that may be broken at the same time before they are called a guesser's accounts."""
+
+UNNAMED_SHARE = 0.9
+"""Share of the attempts that nobody names from which on they are no mistakes of known people."""
 
 _CALLER = re.compile(rf"\+?\d{{{CALLER_DIGITS},}}|anonymous|unavailable|unknown|restricted|private|", re.IGNORECASE)
 """Callers' numbers, and what stands in their place where they are withheld (RFC 3323 4.1.1.3)."""
@@ -187,6 +191,15 @@ def is_unnamed_enumeration(source: Source) -> bool:
     return len(times) > RETRIES * (1 + (times[-1] - times[0]) / PHONE_PAUSE)
 
 
+def is_beyond_phones(source: Source, phones: int) -> bool:
+    """Tell whether proven attempts that nobody names come faster than so many phones with deleted accounts."""
+    proven = source.proven.kept(Measure.ATTEMPTS)[-HISTORY:] if source.proven is not None else ()
+    if not proven or source.unnamed < UNNAMED_SHARE * source.total:
+        return False
+    begins = 1 + sum(pause > RETRY_PAUSE for pause in _pauses(proven))
+    return begins > phones * (1 + (proven[-1] - proven[0]) / PHONE_PAUSE)
+
+
 def is_too_early(source: Source, measure: Measure) -> bool:
     """Tell whether too few requests that nobody named have come to know calls from a scanner."""
     if measure is not Measure.UNANSWERED:
@@ -205,5 +218,5 @@ def is_steady(times: list[float], *, pause: float) -> bool:
     return middle >= pause and steady >= STEADY_SHARE * len(pauses)
 
 
-def _pauses(times: list[float]) -> list[float]:
+def _pauses(times: Sequence[float]) -> list[float]:
     return [later - earlier for earlier, later in pairwise(times)]

@@ -41,6 +41,8 @@ from amiwatch.judgement.reasons import (
 from amiwatch.judgement.rules import MINUTE, Measure, Policy, Rule, Unless
 from amiwatch.judgement.sources import Source, SourceTable, Windows
 from amiwatch.judgement.trouble import (
+    BROKEN_PHONES,
+    is_beyond_phones,
     is_broken_site,
     is_calm_caller,
     is_crowd_of_phones,
@@ -241,13 +243,21 @@ class Verdicts:
         if self._is_shared(key, now):
             count = len(self._trust.accounts(key, now))
             return self.alarms.tell("shared_address", key, event, now, lambda: shared_reason(source, rule, now, count))
-        if is_proven and rule.measure in _NOT_COVERED:
+        if is_proven and (rule.measure in _NOT_COVERED or self._enumerates(key, source, rule, now)):
             return None
         if not is_proven:
             source.spared_until = _next_minute(now)
         return self.alarms.tell(
             "trusted_offender", key, event, now, lambda: trusted_reason(source, rule, now, is_proven)
         )
+
+    def _enumerates(self, key: int, source: Source, rule: Rule, now: float) -> bool:
+        """Tell whether a trusted source tries more that nobody names (FreePBX) than its own phones explain."""
+        # Each of them is mostly another account, and of those half as many are enough for a stranger.
+        if source.proven is None or not _is_met(rule, source.proven, self.policy.trust_factor / 2, now):
+            return False
+        phones = max(BROKEN_PHONES, len(self._trust.accounts(key, now)))
+        return rule.measure is Measure.ATTEMPTS and is_beyond_phones(source, phones)
 
     def _offender(
         self,

@@ -26,9 +26,10 @@ from amiwatch.judgement.rules import (
 )
 from amiwatch.judgement.sources import HISTORY, REPEATS
 from amiwatch.judgement.trouble import BURST_SAMPLES
+from amiwatch.judgement.values import UNKNOWN
 from amiwatch.judgement.verdicts import FOUND_AFTER
 from amiwatch.testing.builders import Case, security_event
-from tests.judgement.stories import ATTACKER, PHONE, Story, bans, logs_in, new_session
+from tests.judgement.stories import ATTACKER, PHONE, Story, bans, logs_in, new_session, one
 
 OTHER = "198.51.100.99"
 SCAN = [str(number) for number in range(100, 180)]
@@ -672,6 +673,24 @@ def test_a_trusted_source_that_guesses_at_others_passwords_is_said_loudly() -> N
     story.tries(Case.WRONG_PASSWORD, SCAN[:40], every=0.5, source=PHONE, transport="TLS")
     assert not story.bans
     assert story.kinds() == ["trusted_offender"]
+
+
+@pytest.mark.parametrize(("accounts", "every", "is_banned"), [(1, 3, True), (1, 30, False), (12, 1.5, False)])
+def test_trust_covers_what_freepbx_does_not_name_at_the_pace_of_its_phones(
+    accounts: int, every: float, is_banned: bool
+) -> None:
+    story, office = Story(), PHONE
+    for number in range(accounts):
+        logs_in(story, office, str(1001 + number), transport="TLS")
+    for _ in range(400):
+        story.wait(every)
+        details = {"account": UNKNOWN, "source": office, "session": new_session(), "transport": "TLS"}
+        story.see(one("ChallengeSent", **details), one("ChallengeResponseFailed", **details))
+        if story.bans:
+            break
+    assert bool(story.bans) is is_banned
+    if is_banned:
+        assert story.judge.counters.attempts == 1 + 4 * 4
 
 
 @pytest.mark.parametrize("guessed", [["1001"] * FOUND_AFTER, [str(1001 + n) for n in range(FOUND_AFTER)]])
