@@ -189,8 +189,11 @@ def _limits(settings: Settings, families: Sequence[FamilyRule]) -> Iterator[Find
 
 def _missing_rule(settings: Settings, one: FamilyRule) -> Finding:
     """Only where a daemon runs that ought to have placed it, is it wrong: who may look at it may place it, too."""
+    if settings.mode == "observe":
+        to_do = "in enforce mode 'amiwatch run' places it, as root; so does 'amiwatch firewall install'"
+        return Finding("rule", Mark.GOOD, f"IPv{one.family}: none, and observe mode needs none", to_do)
     text = f"IPv{one.family}: missing, so nothing is dropped"
-    if settings.mode == "enforce" and _is_watched(settings.database):
+    if _is_watched(settings.database):
         return Finding("rule", Mark.BAD, text, "amiwatch firewall install", 69)
     return Finding("rule", Mark.DOUBT, text, "'amiwatch run' places it, as root; so does 'amiwatch firewall install'")
 

@@ -16,7 +16,7 @@ import typer
 
 from amiwatch.cli.asking import carry_out, living
 from amiwatch.cli.changes import Yes, confirm
-from amiwatch.cli.panic import lasting
+from amiwatch.cli.panic import lasting, pause
 from amiwatch.cli.proof import prove
 from amiwatch.cli.text import complain, counted, local, strong, visible
 from amiwatch.errors import Refusal, StoreError
@@ -151,6 +151,8 @@ def show(
         typer.echo(json.dumps({"sets": [], "rules": [], "learned_ports": []}) if as_json else DRY_RUN)
         return
     states, rule = asyncio.run(_read(settings))
+    if why := pause(settings.database):
+        complain(why)
     if as_json:
         rules = [{**asdict(one), "is_present": one.is_present, "packets": one.packets} for one in rule.families]
         learned = [port._asdict() for port in learned_ports(settings.database)]

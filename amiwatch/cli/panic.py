@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amiwatch.cli.asking import PATIENT_TIME, asker, carry_out
+from amiwatch.cli.asking import PATIENT_TIME, asker, carry_out, is_alive
 from amiwatch.cli.call import Comment, seconds
 from amiwatch.cli.text import complain, iso, local, visible
 from amiwatch.errors import ConfigurationError, FirewallError, FirewallPermission, StillWaiting, StoreError
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 USUAL_NAME = "amiwatch"
 """How our sets are named if no setting says otherwise."""
+
+OBSERVING = (
+    "observe mode: nothing is dropped, and the daemon takes out what gets into the sets "
+    "(AMIWATCH_MODE=enforce and a restart change that)"
+)
 
 STOP_IT = "stop it, for it fills them again: systemctl stop amiwatch"
 
@@ -126,6 +131,17 @@ def lasting(database: Path, now: float, reader: Reader | None = None) -> Panic |
         else:
             found = reader.panic()
     return None if found is None or (found.until is not None and found.until <= now) else found
+
+
+def pause(database: Path) -> str | None:
+    """Say why nothing is to be dropped now: a panic, or a daemon that only observes. None if bans are to drop."""
+    with suppress(StoreError), Reader(database) as reader:
+        if (held := lasting(database, time.time(), reader)) is not None:
+            return words(held)
+        found = reader.status()
+        if found is not None and is_alive(found) and found.mode == "observe":
+            return OBSERVING
+    return None
 
 
 def words(panic: Panic) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from amiwatch.cli.panic import pause
 from amiwatch.cli.text import counted, strong
 from amiwatch.errors import AlreadyRunning, FirewallError, FirewallPermission, Refusal
 from amiwatch.firewall.base import Entry, Firewall
@@ -89,6 +90,8 @@ def prove(
             f"The test needs root (missing: {', '.join(missing)}), for it makes a network namespace with a veth pair "
             "and bans a documentation address for some seconds."
         )
+    if why := pause(settings.database):
+        raise Refusal(f"{why}; so there is nothing to test.")
     with _only_one(), _ended_by_signals():
         trials = trials_of(settings)
     if as_json:

@@ -180,8 +180,10 @@ def _lines(view: View) -> Iterator[str]:
     packets, by = view.dropped
     if packets:
         yield f"{'dropped':<12} {packets:,} {'packet' if packets == 1 else 'packets'} of {counted(by, 'ban')}"
+    is_blocking = view.status is None or view.status.mode != "observe"
     for state in view.sets or []:
-        warning = "" if state.references else "  NO RULE USES IT: nothing is dropped (amiwatch firewall install)"
+        is_unused = is_blocking and not state.references
+        warning = "  NO RULE USES IT: nothing is dropped (amiwatch firewall install)" if is_unused else ""
         yield f"{'set':<12} {state.name}: {state.count} of {state.capacity}{warning}"
     if view.learned:
         ports = ", ".join(f"{port.protocol} {port.port}" for port in view.learned)

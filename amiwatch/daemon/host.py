@@ -75,7 +75,7 @@ async def resolve(name: str) -> list[IPAddress]:
         async with asyncio.timeout(LOOKUP_TIMEOUT):
             found = await _looked_up(name)
     except (OSError, ValueError) as error:  # ValueError: what no name server can be asked for
-        log.warning("allowlist name not resolved name=%r reason=%s", name, error or "no answer")
+        log.warning("allowlist name not resolved name=%r reason=%s", name, str(error) or "no answer")
         return []
     return list({ip_address(text.partition("%")[0]) for text in found})
 

@@ -1,14 +1,16 @@
 """``firewall`` and ``check`` against the real kernel, in a private network namespace."""
 
 import json
+import os
 import sqlite3
 import subprocess
+import time
 from contextlib import closing
 
 import pytest
 
 from amiwatch.firewall import libnftables
-from amiwatch.store.records import LearnedPort
+from amiwatch.store.records import LearnedPort, Status
 from amiwatch.testing.netns import Wire
 
 
@@ -48,6 +50,29 @@ def test_what_is_installed_is_shown_and_removed(kernel):
     assert "There are no sets" in result.stdout
     assert "missing: nothing is dropped" in result.stdout
     assert kernel("firewall", "show", "--json").exit_code == 1
+
+
+@pytest.mark.kernel
+def test_where_nothing_is_to_be_dropped_no_rule_is_missed_and_nothing_is_tested(kernel, fill):
+    now = time.time()
+    fill(lambda store: store.put_status(Status(os.getpid(), now, now, "observe", "1", "ipset", {})))
+    kernel("firewall", "install", AMIWATCH_DROP_RULE="manual")
+    assert "set          cli4: 0 of 1000000\n" in kernel("status").stdout
+    assert "✓ rule      IPv4: none, and observe mode needs none" in kernel("check", AMIWATCH_MODE="observe").stdout
+    assert kernel("firewall", "show").stderr.startswith("amiwatch: observe mode: nothing is dropped")
+    kernel("firewall", "install")
+    tested = kernel("firewall", "test")
+    assert (tested.exit_code, tested.stdout) == (1, "")
+    assert tested.stderr.startswith("amiwatch: observe mode: nothing is dropped")
+
+    fill(lambda store: store.put_status(Status(os.getpid(), 0, 0, "enforce", "1", "ipset", {})))
+    kernel("panic")
+    assert kernel("firewall", "show").stderr.startswith("amiwatch: PANIC: nothing is dropped since")
+    tested = kernel("firewall", "test")
+    assert (tested.exit_code, tested.stdout) == (1, "")
+    assert tested.stderr.startswith("amiwatch: PANIC: nothing is dropped since")
+    kernel("resume")
+    assert not kernel("firewall", "show").stderr
 
 
 @pytest.mark.kernel
