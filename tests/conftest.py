@@ -13,6 +13,9 @@ others run as they would.
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+
 import pytest
 
 from amiwatch.testing import netns
@@ -31,3 +34,22 @@ def pytest_report_header() -> str:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if REFUSED and item.get_closest_marker("kernel"):
         pytest.skip(REFUSED)
+
+
+@pytest.fixture
+def wire() -> Iterator[netns.Wire]:
+    """A cable to addresses elsewhere, from which packets come that are real."""
+    with netns.Wire() as cable:
+        yield cable
+
+
+@pytest.fixture
+def both_firewalls() -> None:
+    """Skip where one of the two firewalls can't be had."""
+    from amiwatch.firewall import libnftables
+    from tests.firewall.conftest import SBIN
+
+    if why := libnftables.missing():
+        pytest.skip(why)
+    if not shutil.which("iptables", path=SBIN):
+        pytest.skip("iptables is not installed")

@@ -1,24 +1,13 @@
 """What a change of ``AMIWATCH_FIREWALL`` leaves behind is told by check, and goes with install or remove."""
 
-import shutil
-
 import pytest
 
-from amiwatch.firewall import libnftables
-from tests.firewall.conftest import SBIN, run
+from tests.firewall.conftest import run
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("both_firewalls")]
 
 PREFIX = "changed"
 KINDS = [("ipset", "nftables"), ("nftables", "ipset")]
-
-
-@pytest.fixture(autouse=True)
-def both_work():
-    if why := libnftables.missing():
-        pytest.skip(why)
-    if not shutil.which("iptables", path=SBIN):
-        pytest.skip("iptables is not installed")
 
 
 @pytest.fixture

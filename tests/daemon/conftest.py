@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from amiwatch.config import Settings, load
 from amiwatch.daemon.watch import Daemon
+from amiwatch.firewall import leftovers, libnftables
 from amiwatch.firewall.base import Firewall
 from amiwatch.judgement.values import Alert, Ban, IPNetwork
 from amiwatch.testing.asterisk import FakeAsterisk
@@ -119,3 +121,16 @@ def watched(settings_for: Callable[..., Settings]) -> Start:
                     await task
 
     return start
+
+
+PREFIX = "guarded"
+
+
+@pytest.fixture(params=["ipset", "nftables"])
+async def guarded(request: pytest.FixtureRequest, watched: Start) -> AsyncIterator[Start]:
+    """Start a daemon with a firewall of its own, named ``PREFIX``, and leave nothing of it behind."""
+    if request.param == "nftables" and (why := libnftables.missing()):
+        pytest.skip(why)
+    # In capitals it is the setting; ``firewall`` would be a firewall of our own instead.
+    yield partial(watched, FIREWALL=request.param, set_name=PREFIX)
+    await leftovers.remove(request.param, PREFIX)

@@ -7,46 +7,25 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
-from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
 from amiwatch.daemon.watch import Daemon
-from amiwatch.firewall.table import make_firewall, make_rule
 from amiwatch.store import requests, schema
 from amiwatch.store.reader import Reader
 from amiwatch.testing.asterisk import FakeAsterisk
 from amiwatch.testing.builders import event_bytes
 from amiwatch.testing.netns import Wire
-from tests.daemon.conftest import Start
-from tests.firewall.conftest import SBIN, settled
+from tests.daemon.conftest import PREFIX, Start
+from tests.firewall.conftest import SBIN, settled, talk
 
 pytestmark = pytest.mark.kernel
 
 ATTACKER = "198.51.100.20"
 NETWORK = ip_network(f"{ATTACKER}/32")
-PREFIX = "after"
-
-
-@pytest.fixture
-def wire() -> Iterator[Wire]:
-    with Wire() as cable:
-        yield cable
-
-
-@pytest.fixture(params=["ipset", "nftables"])
-async def guarded(request: pytest.FixtureRequest, watched: Start) -> AsyncIterator[Start]:
-    """Start a daemon with a firewall of its own, and leave nothing of it behind."""
-    firewall = make_firewall(request.param, prefix=PREFIX)
-    # In capitals it is the setting; ``firewall`` would be a firewall of our own instead.
-    yield partial(watched, FIREWALL=request.param, set_name=PREFIX)
-    await make_rule(request.param, PREFIX).remove()
-    await firewall.remove_sets()
-    await firewall.close()
 
 
 async def test_the_packets_of_a_ban_are_summed_up_over_a_restart(guarded: Start, wire: Wire, tmp_path: Path) -> None:
@@ -150,26 +129,16 @@ async def test_a_rule_behind_an_accept_of_the_established_drops_an_attacker_all_
     def iptables(*arguments: str) -> None:
         subprocess.run(["iptables", *arguments], check=True, env={**os.environ, "PATH": SBIN})
 
-    def talks() -> bool:
-        with wire.receiver(5060, timeout=0.5) as pbx:
-            wire.send_from(ATTACKER, 5060, b"REGISTER")
-            try:
-                _, sender = pbx.recvfrom(100)
-            except TimeoutError:
-                return False
-            pbx.sendto(b"401", sender)
-            return True
-
     async with guarded(drop_rule="manual") as it:
         iptables("-A", *accepting)
         iptables("-A", *dropping)
         try:
-            assert talks()
+            assert talk(wire, ATTACKER, 4)
             await it.attack(ATTACKER)
             await it.watcher.until_banned(str(NETWORK))
             await it.daemon.aftermath.settle()
             assert it.daemon.aftermath.connections == 1
-            assert not talks()
+            assert not talk(wire, ATTACKER, 4)
         finally:
             iptables("-D", *accepting)
             iptables("-D", *dropping)

@@ -7,7 +7,7 @@ import ctypes
 import logging
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Network, ip_network
@@ -21,12 +21,6 @@ from amiwatch.testing.netns import Wire
 pytestmark = pytest.mark.kernel
 
 ATTACKER = "198.51.100.7"
-
-
-@pytest.fixture
-def wire() -> Iterator[Wire]:
-    with Wire() as cable:
-        yield cable
 
 
 @asynccontextmanager

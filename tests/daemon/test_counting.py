@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from ipaddress import IPv4Network, ip_network
 from pathlib import Path
 
@@ -31,12 +31,6 @@ def ban(network: IPv4Network = ATTACKER) -> Ban:
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
     async with await Store.open(tmp_path / "amiwatch.db", now=lambda: NOON) as store:
         yield store
-
-
-@pytest.fixture
-def wire() -> Iterator[Wire]:
-    with Wire() as cable:
-        yield cable
 
 
 @pytest.fixture(params=[fresh_ipset, fresh_nftables], ids=["ipset", "nftables"])

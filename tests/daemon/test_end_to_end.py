@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
@@ -27,12 +27,6 @@ pytestmark = pytest.mark.kernel
 
 PHONE, PHONE6 = "192.0.2.101", "2001:db8:cafe::101"
 ATTACKER, ATTACKER6 = "198.51.100.20", "2001:db8:bad::20"
-
-
-@pytest.fixture
-def wire() -> Iterator[Wire]:
-    with Wire() as cable:
-        yield cable
 
 
 async def clear(kind: str) -> None:

@@ -2,45 +2,18 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from amiwatch.daemon import guard, listening
-from amiwatch.firewall import libnftables
-from amiwatch.firewall.ipset import IpsetFirewall
-from amiwatch.firewall.nftables import NftablesFirewall
-from amiwatch.firewall.table import make_rule
 from amiwatch.store.reader import Reader
 from amiwatch.testing.builders import Case, attempt_bytes
 from amiwatch.testing.netns import Wire
 from tests.daemon.conftest import Start, Watched
 from tests.daemon.test_end_to_end import ATTACKER, PHONE, arrives
 
-PREFIX = "guard"
 MOVED = 38000
-
-
-@pytest.fixture
-def wire() -> Iterator[Wire]:
-    with Wire() as cable:
-        yield cable
-
-
-@pytest.fixture(params=["ipset", "nftables"])
-async def guarded(request: pytest.FixtureRequest, watched: Start) -> AsyncIterator[Start]:
-    """Start a daemon with a firewall of its own, and leave nothing behind."""
-    if request.param == "nftables" and (why := libnftables.missing()):
-        pytest.skip(why)
-    firewall = IpsetFirewall(PREFIX) if request.param == "ipset" else NftablesFirewall(PREFIX)
-    rule = make_rule(request.param, PREFIX)
-    assert rule is not None
-    yield partial(watched, FIREWALL=request.param, set_name=PREFIX)
-    await rule.remove()
-    await firewall.remove_sets()
-    await firewall.close()
 
 
 async def login(it: Watched, port: int, *, transport: str = "UDP") -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,17 +18,12 @@ from amiwatch.firewall.base import MAX_TIMEOUT, Entry
 from amiwatch.firewall.table import make_firewall
 from amiwatch.store import requests
 from tests.daemon.conftest import PATIENCE, Start, Watched
-from tests.firewall.conftest import SBIN
+from tests.firewall.conftest import run
 
 pytestmark = pytest.mark.kernel
 
 PREFIX = "limits"
 DAY = 86400
-
-
-def run(*command: str) -> None:
-    """Do what an administrator does at a prompt."""
-    subprocess.run(command, check=True, env={**os.environ, "PATH": SBIN}, capture_output=True)
 
 
 class Site:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
@@ -26,12 +26,6 @@ PREFIX = "pbx"
 def nft(*arguments: str) -> None:
     """Do what an administrator does at a prompt."""
     subprocess.run(["nft", *arguments], check=True, env={**os.environ, "PATH": SBIN})
-
-
-@pytest.fixture
-def wire() -> Iterator[Wire]:
-    with Wire() as cable:
-        yield cable
 
 
 @pytest.fixture

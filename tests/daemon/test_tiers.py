@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
@@ -11,43 +11,25 @@ import pytest
 
 from amiwatch.daemon.enforcer import Enforcer
 from amiwatch.errors import FirewallPermission
-from amiwatch.firewall import libnftables
 from amiwatch.firewall.ipset import IpsetFirewall
-from amiwatch.firewall.nftables import NftablesFirewall
 from amiwatch.firewall.protection import Protection, Tier
 from amiwatch.firewall.rule import DropRule, RuleState
-from amiwatch.firewall.table import make_rule
 from amiwatch.judgement.ledger import Ledger
 from amiwatch.store import requests
 from amiwatch.testing.builders import Case, attempt_bytes
 from amiwatch.testing.netns import Wire
-from tests.daemon.conftest import Start, Watched
+from tests.daemon.conftest import PREFIX, Start, Watched
 from tests.firewall.conftest import run
 
 pytestmark = pytest.mark.kernel
 
-PREFIX = "tiers"
 STRANGER, PHONE, CARRIER, LAST = "198.51.100.7", "203.0.113.20", "203.0.113.130", "203.0.113.131"
 
 
 @pytest.fixture
-def wire() -> Iterator[Wire]:
-    with Wire() as cable:
-        yield cable
-
-
-@pytest.fixture(params=["ipset", "nftables"])
-async def guarded(request: pytest.FixtureRequest, watched: Start) -> AsyncIterator[Start]:
-    """Start a daemon whose allowlist has the carrier, and leave nothing behind."""
-    if request.param == "nftables" and (why := libnftables.missing()):
-        pytest.skip(why)
-    firewall = IpsetFirewall(PREFIX) if request.param == "ipset" else NftablesFirewall(PREFIX)
-    rule = make_rule(request.param, PREFIX)
-    assert rule is not None
-    yield partial(watched, FIREWALL=request.param, set_name=PREFIX, allowlist=f"{CARRIER}/31")
-    await rule.remove()
-    await firewall.remove_sets()
-    await firewall.close()
+def guarded(guarded: Start) -> Start:
+    """Start a daemon whose allowlist has the carrier."""
+    return partial(guarded, allowlist=f"{CARRIER}/31")
 
 
 class Caller:

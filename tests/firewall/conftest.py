@@ -1,7 +1,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Network, IPv6Network
 from itertools import count
@@ -22,10 +22,10 @@ SBIN = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 _numbers = count()
 
 
-def run(*command: str) -> str:
-    """Do what an administrator does at a prompt; returns what was printed."""
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "PATH": SBIN})
-    return done.stdout
+def run(*command: str, text: str | None = None) -> str:
+    """Do what an administrator does at a prompt, ``text`` being typed in; returns what was printed."""
+    environ = {**os.environ, "PATH": SBIN}
+    return subprocess.run(command, input=text, check=True, capture_output=True, text=True, env=environ).stdout
 
 
 Real = TypeVar("Real", IpsetFirewall, NftablesFirewall)
@@ -88,15 +88,21 @@ async def nftables() -> AsyncIterator[NftablesFirewall]:
         yield firewall
 
 
-@pytest.fixture
-def wire() -> Iterator[Wire]:
-    with Wire() as cable:
-        yield cable
-
-
 def settled(wire: Wire, *families: int) -> None:
     """Wait until all packets that were sent are handled: one of a phone, sent behind them to an open port, arrives."""
     for family in families:
         with wire.receiver(5062, family) as phone:
             wire.send_from({4: "203.0.113.99", 6: "2001:db8:cafe::99"}[family], 5062, b"behind")
             assert phone.recv(10) == b"behind"
+
+
+def talk(wire: Wire, far: str, family: int) -> bool:
+    """Send a packet and answer it, so that a connection is established; tell whether it arrived."""
+    with wire.receiver(5060, family, timeout=0.5) as pbx:
+        wire.send_from(far, 5060, b"REGISTER")
+        try:
+            _, sender = pbx.recvfrom(100)
+        except TimeoutError:
+            return False
+        pbx.sendto(b"401", sender)
+        return True

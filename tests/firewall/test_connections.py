@@ -11,7 +11,7 @@ import pytest
 
 from amiwatch.firewall import connections
 from amiwatch.testing.netns import Wire
-from tests.firewall.conftest import SBIN
+from tests.firewall.conftest import SBIN, talk
 
 pytestmark = pytest.mark.kernel
 
@@ -36,18 +36,6 @@ def guarded(wire: Wire) -> Iterator[Wire]:
     """)
     yield wire
     nft(f"delete table {TABLE}")
-
-
-def talk(wire: Wire, far: str, family: int) -> bool:
-    """Send a packet and answer it, so that a connection is established; tell whether it arrived."""
-    with wire.receiver(5060, family, timeout=0.3) as pbx:
-        wire.send_from(far, 5060, b"REGISTER")
-        try:
-            _, sender = pbx.recvfrom(100)
-        except TimeoutError:
-            return False
-        pbx.sendto(b"401", sender)
-        return True
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What every firewall does, real or not."""
 
+import sys
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
 
@@ -9,13 +10,13 @@ from amiwatch.errors import FirewallError
 from amiwatch.firewall.base import MAX_TIMEOUT, Entry, Firewall
 from amiwatch.firewall.dryrun import DryRunFirewall
 from amiwatch.testing.firewall import FakeFirewall
-from tests.firewall.conftest import fresh_ipset, fresh_nftables
+from tests.firewall.conftest import fresh_ipset, fresh_nftables, many, networks, run
 
 CAPACITY = 8
 HOST, OFFICE, SITE = ip_network("198.51.100.7"), ip_network("203.0.113.0/24"), ip_network("2001:db8:7::/64")
 
-
 REAL = {"ipset": fresh_ipset, "nftables": fresh_nftables}
+WITHOUT_RIGHTS = ("setpriv", "--bounding-set", "-net_admin,-net_raw", "--inh-caps", "-net_admin,-net_raw")
 
 
 @pytest.fixture(params=["fake", "none", *(pytest.param(name, marks=pytest.mark.kernel) for name in REAL)])
@@ -194,3 +195,28 @@ async def test_opening_again_keeps_the_entries(firewall):
     await firewall.open()
 
     assert await firewall.has(HOST)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("kind", REAL)
+def test_without_the_right_it_says_which_is_missing(kind):
+    script = (
+        "import asyncio; from amiwatch.firewall.table import make_firewall; from amiwatch.errors import *\n"
+        f"try: asyncio.run(make_firewall({kind!r}).open())\n"
+        "except FirewallPermission as exc: print(exc)"
+    )
+    assert "CAP_NET_ADMIN" in run(*WITHOUT_RIGHTS, sys.executable, "-c", script)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("kind", REAL)
+async def test_a_large_batch_that_meets_a_full_set_is_taken_as_far_as_there_is_room(kind):
+    crowd = [Entry(network, 600) for network in many(4800)]
+    hosts = [entry for entry in crowd if entry.network.prefixlen in (32, 64)]
+    room = 1017  # in the midst of a message that is not the first, of either
+    async with REAL[kind](maxelem=room) as firewall:
+        rejected = await firewall.add(hosts)
+
+        assert [state.count for state in await firewall.states()] == [room, room]
+        assert {entry.network for entry in rejected}.isdisjoint(await networks(firewall))
+        assert len(rejected) == len(hosts) - 2 * room

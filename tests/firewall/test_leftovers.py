@@ -1,41 +1,24 @@
 """What is left in the kernel after a change from one firewall to the other goes, and nothing else does."""
 
-import os
-import shutil
-import subprocess
 from ipaddress import ip_network
 
 import pytest
 
-from amiwatch.firewall import leftovers, libnftables
+from amiwatch.firewall import leftovers
 from amiwatch.firewall.base import Entry
 from amiwatch.firewall.protection import Protection, Tier
 from amiwatch.firewall.table import make_firewall, make_rule
-from tests.firewall.conftest import SBIN
+from tests.firewall.conftest import run
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("both_firewalls")]
 
 PREFIX = "left"
 HOST = ip_network("198.51.100.7")
 
 
-def run(*command: str) -> str:
-    """Do what an administrator does at a prompt."""
-    environment = {**os.environ, "PATH": SBIN}
-    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-
-
 def everything() -> str:
     """Return all that the kernel has, without what counts."""
     return run("ipset", "list", "-n") + run("nft", "--stateless", "list", "ruleset")
-
-
-@pytest.fixture(autouse=True)
-def both_work():
-    if why := libnftables.missing():
-        pytest.skip(why)
-    if not shutil.which("iptables", path=SBIN):
-        pytest.skip("iptables is not installed")
 
 
 async def fill(kind: str) -> None:

@@ -1,8 +1,6 @@
 """Whoever changes nftables is heard of, and a flood of bans is not."""
 
 import asyncio
-import os
-import subprocess
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
 
@@ -10,7 +8,7 @@ import pytest
 
 from amiwatch.firewall.base import Entry
 from amiwatch.firewall.monitor import Monitor
-from tests.firewall.conftest import SBIN, fresh_nftables
+from tests.firewall.conftest import fresh_nftables, run
 
 pytestmark = pytest.mark.kernel
 
@@ -43,10 +41,6 @@ async def heard() -> AsyncIterator[Heard]:
     yield found
     monitor.close()
     monitor.close()
-
-
-def run(*command: str) -> None:
-    subprocess.run(command, check=True, env={**os.environ, "PATH": SBIN})
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import re
 import shutil
 import socket
-import subprocess
 import sys
 from ipaddress import ip_address
 
@@ -15,7 +14,7 @@ from amiwatch.firewall.protection import Protection
 from amiwatch.firewall.rule import HOOKS, DropRule
 from amiwatch.firewall.scope import EVERYTHING, VOIP_PORTS, Ports, Scope
 from amiwatch.judgement.values import source_network
-from tests.firewall.conftest import SBIN
+from tests.firewall.conftest import SBIN, run
 
 pytestmark = pytest.mark.kernel
 
@@ -53,10 +52,6 @@ def saved(programs):
 def iptables(programs, *arguments):
     for program in programs.values():
         run(program, "-w", "5", *arguments)
-
-
-def run(*command):
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def ban(address):
