@@ -18,10 +18,10 @@ DOCUMENTS := $(VENV)/.installed-docs
 UV        := $(BIN)/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help install system demo test check format lint types docs bench judge lock lowest clean
+.PHONY: help install system neighbours demo test check format lint types docs bench judge lock lowest clean
 
 help: ## Say what there is
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
 
 install: $(INSTALLED) ## Install amiwatch and its tools into .venv
 
@@ -40,6 +40,11 @@ $(DOCUMENTS): docs/requirements.lock $(INSTALLED)
 
 system: # Nothing is said when nothing is missing
 	@.ci/system
+
+neighbours: .neighbours/complete ## Fetch firewalld, ufw, fail2ban for the tests beside them; installs nothing
+
+.neighbours/complete: .ci/neighbours
+	@.ci/neighbours $(@D)
 
 demo: install system ## Watch attackers being dropped: no root, no Asterisk, the host's firewall untouched
 	@$(BIN)/amiwatch demo
@@ -85,5 +90,5 @@ lowest: $(UV) system ## Run the tests with the oldest versions that pyproject.to
 	@.venv-lowest/bin/python -m pytest $(ARGS)
 
 clean: ## Remove what was made here
-	rm -rf .venv .venv-* site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-* .neighbours site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,8 @@
 """
 A daemon with a real kernel firewall, everything that others may have on the same host, and dumps to compare.
 
-What others do is done by their own programs where these can run here (iptables, nft, ipset, ufw-init); where they need
-a running service (firewalld, fail2ban, Docker), by the very commands that they give.
+What others do is done by their own programs; Docker's part, which needs its service and images, by the commands that it
+gives.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ PATIENCE = 5.0
 """Seconds after which our drop must work again."""
 
 COUNTED = re.compile(r"\[\d+:\d+\]")
+SEED = re.compile(r" initval 0x\w+")
+"""Of a set's hash table: by chance."""
 
 SAVES = ("iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save")
 
@@ -59,7 +61,7 @@ def both(*arguments: str, text: str = "", restore: bool = False) -> None:
 def theirs() -> dict[str, object]:
     """Return all in the kernel that is not ours; counters, and tables in which nothing stands, are left out."""
     sets = [name for name in run("ipset", "list", "-n").split() if not name.startswith(PREFIX)]
-    found: dict[str, object] = {f"ipset {name}": run("ipset", "save", name) for name in sets}
+    found: dict[str, object] = {f"ipset {name}": SEED.sub("", run("ipset", "save", name)) for name in sets}
     for program in SAVES:
         if shutil.which(program, path=SBIN):
             # Of the legacy ones, a kernel without them says that there is nothing.
