@@ -58,6 +58,9 @@ def target_network(text: str) -> IPNetwork:
 
     Raises ValueError with a sentence.
     """
+    with suppress(ValueError):  # an IPv4 address as an IPv6 socket shows it
+        if (mapped := getattr(ip_address(text.strip()), "ipv4_mapped", None)) is not None:
+            return ip_network(mapped)
     try:
         network = ip_network(text.strip(), strict=False)
     except ValueError:
@@ -239,14 +242,21 @@ class Clerk:
     async def _unban(self, request: Request) -> Answer:
         network = target_network(request.target)
         found = self._daemon.lift(network, by=request.asked_by, reason=request.comment or "unbanned")
+        around, inside = self._other_bans(network)
         if not found:
-            around = self._daemon.judge.ledger.covering(network.network_address, self._daemon.now())
-            if around is not None:
-                return Answer(f"{network} lies in the banned {around}: unban that", is_done=False)
-            return Answer(f"{network} was not banned", is_done=False)
+            why = f"lies in the banned {around}: unban that" if around else f"was not banned{inside}"
+            return Answer(f"{network} {why}", is_done=False)
         self._pardon(network)
         await self._daemon.settle()
-        return Answer(f"{network} unbanned{self._trouble()}")
+        still = f"; but it lies in the banned {around}: unban that, too" if around else inside
+        return Answer(f"{network} unbanned{still}{self._trouble()}")
+
+    def _other_bans(self, network: IPNetwork) -> tuple[IPNetwork | None, str]:
+        """Return the banned network around this one, and words about the bans that lie inside it."""
+        others = [each for each in self._daemon.judge.ledger.touching(network) if each != network]
+        inside = [each for each in others if each.prefixlen > network.prefixlen]
+        words = f"; still in force inside it: {_counted(len(inside), 'ban')} (see 'amiwatch bans {network}')"
+        return next((each for each in others if each not in inside), None), words if inside else ""
 
     def _pardon(self, network: IPNetwork) -> None:
         self._daemon.judge.ladder.forget(source_key(network.network_address))
@@ -274,6 +284,8 @@ class Clerk:
         await self._daemon.settle()
         lifted = before - len(self._daemon.judge.ledger)
         ended = f"; {_counted(lifted, 'ban')} lifted" if lifted else ""
+        if self._daemon.allowlist.resolved.get(target) == []:
+            ended = f"; but the name has no address now, so it protects nobody until it has one{ended}"
         return Answer(f"{target} is never banned from now on{ended}")
 
     def _allow_forced(self, target: str, *, by: str) -> None:

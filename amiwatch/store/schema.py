@@ -106,7 +106,8 @@ def require_version(db: sqlite3.Connection, path: Path) -> None:
         raise StoreError(_newer(path, current, ours))
     if current < ours:
         raise StoreError(
-            f"{str(path)!r} is of an older amiwatch (version {current}): start the daemon, it brings it to {ours}."
+            f"{str(path)!r} is of an older amiwatch (version {current}): start the daemon, or restart it: "
+            f"it brings the file to {ours}."
         )
 
 

@@ -136,6 +136,28 @@ async def test_an_unban_inside_a_banned_network_says_which(office: Office) -> No
     assert await office.kernel() == {}
 
 
+async def test_an_unban_tells_of_the_other_bans_of_these_addresses(office: Office) -> None:
+    for target in ("203.0.113.0", "203.0.113.7"):
+        await office.ask("ban", target)
+    inside = "still in force inside it: 2 bans (see 'amiwatch bans 203.0.113.0/24')"
+    outcome = await office.ask("unban", "203.0.113.0/24")
+    assert outcome == requests.Outcome(False, f"203.0.113.0/24 was not banned; {inside}")
+    await office.ask("ban", "203.0.113.0/24")
+    outcome = await office.ask("unban", "203.0.113.7")
+    around = "203.0.113.0/24"
+    assert outcome == requests.Outcome(
+        True, f"203.0.113.7/32 unbanned; but it lies in the banned {around}: unban that, too"
+    )
+    outcome = await office.ask("unban", "203.0.113.0/24")
+    assert outcome.text.startswith("203.0.113.0/24 unbanned; still in force inside it: 1 ban (see")
+    assert set(await office.kernel()) == {"203.0.113.0/32"}
+
+
+async def test_a_mapped_address_is_the_ipv4_address(office: Office) -> None:
+    assert (await office.ask("ban", "::ffff:203.0.113.1")).text == "203.0.113.1/32 banned for 1 h"
+    assert (await office.ask("unban", "::ffff:cb00:7101")).is_done
+
+
 async def test_ban_and_unban_in_one_go_end_as_the_last_one_says(office: Office) -> None:
     one, other = ("203.0.113.1", None, ""), ("203.0.113.2", None, "")
     numbers = office.put(
@@ -168,7 +190,9 @@ async def test_a_thousand_requests_at_once_are_answered_once_each(office: Office
 async def test_allowing_a_name_lifts_its_ban_and_disallowing_takes_it_back(office: Office) -> None:
     assert (await office.ask("allow", "LOCALHOST.")).text == "localhost is never banned from now on"
     assert ip_network("127.0.0.1/32") in office.it.daemon.allowlist.networks
-    assert (await office.ask("allow", "nowhere.invalid")).is_done
+    outcome = await office.ask("allow", "nowhere.invalid")
+    assert outcome.is_done
+    assert outcome.text.endswith("; but the name has no address now, so it protects nobody until it has one")
     await office.ask("ban", "203.0.113.1")
     assert (await office.ask("allow", "203.0.113.1")).text == "203.0.113.1/32 is never banned from now on; 1 ban lifted"
     assert not (await office.ask("ban", "203.0.113.1")).is_done
