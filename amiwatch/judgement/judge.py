@@ -64,6 +64,10 @@ BROKEN_TIME = 5.0
 MAX_BROKEN = 256
 """Broken messages that wait for it."""
 
+NAMED_TIME = 5.0
+"""For how long PJSIP names a stranger after his first request, and before only from his fifth on, in seconds
+(``pjsip_distributor.c``: ``unidentified_request_period``): the four before the first name are his as well."""
+
 SWEEP = 2_000
 """Sources looked at in one sweep: some 10 ms."""
 
@@ -221,8 +225,10 @@ class Judge:
         source = self.sources.get(key)
         said: Sequence[Verdict] = ()
         if source is not None:
-            source.dialogues.pop(hash(event.session), None)
+            dialogue = source.dialogues.pop(hash(event.session), None)
             source.unanswered.pop(hash(event.session), None)
+            if dialogue is not None and dialogue.account is not None and Trust.is_earned_by(event):
+                source.take_back_name(dialogue.account, dialogue.began, event.account)
             if self._verdicts.has_found_password(key, source, event, now):
                 each = hash((key, event.account))
                 return self.alarms.tell("password_found", each, event, now, lambda: found_reason(source, event))
@@ -251,6 +257,7 @@ class Judge:
                 self._asked.popitem(last=False)
             dialogue.is_proven = event.is_proven
             dialogue.asked_as = event.account[:TEXT_LIMIT]
+            dialogue.port = event.port
             source.keep(event)
             self.sources.weigh(key, source)
         return self._overdue(key, source, event, now, total)
@@ -271,6 +278,8 @@ class Judge:
         is_late = self._is_named_late(source, dialogue, event)
         if not dialogue.is_new_request(event.account, now):
             return self._overdue(key, source, event, now, source.total)
+        if source.unanswered:
+            self._count_unnamed(key, source, event, now)
         if self.trust.covers(key, event.account, now):
             # Its phone logged in with it lately: the account was deleted, or all of them were lost.
             source.note_guess(event.account, passwords=0)
@@ -281,6 +290,20 @@ class Judge:
             source.note(Measure.ACCOUNTS, now, is_proven=event.is_proven, account=event.account)
             return self._verdicts.judge(key, source, event, now, (Measure.ACCOUNTS,))
         return self._attempt(key, source, event, now, account=event.account, dialogue_is="unknown")
+
+    def _count_unnamed(self, key: int, source: Source, event: SecurityEvent, now: float) -> None:
+        """
+        Count the open challenges of a stranger who is named now as attempts on accounts that don't exist.
+
+        Only those that went to the same port: of phones that begin together behind one address each has its own.
+        """
+        for session, since in list(source.unanswered.items()):
+            dialogue = source.dialogues.get(session)
+            if dialogue is None or dialogue.asked_as != UNKNOWN or dialogue.port != event.port:
+                continue
+            if since > now - NAMED_TIME:
+                self._leave_unanswered(key, source, session, event, now)
+                source.note(Measure.ATTEMPTS, since, is_proven=dialogue.is_proven)
 
     def _wrong_answer(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         source = self._source(key, event, now)

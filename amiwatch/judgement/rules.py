@@ -88,7 +88,7 @@ OFFICE: tuple[Rule, ...] = (
     _rule("guess_day", _M.GUESSES, (16, 18), DAY, _U.PHONE, _U.CROWD),
     _rule("one_account", _M.ONE_ACCOUNT, _OFF, 10 * MINUTE, _U.CARRIER, _U.PHONE, _U.CROWD),
     _rule("one_account_day", _M.ONE_ACCOUNT, _OFF, DAY, _U.CARRIER, _U.PHONE, _U.CROWD),
-    _rule("unanswered", _M.UNANSWERED, (8, 10), 10 * MINUTE, _U.CARRIER, _U.CROWD),
+    _rule("unanswered", _M.UNANSWERED, (7, 8), 30 * MINUTE, _U.CARRIER, _U.CROWD),
     _rule("unanswered_day", _M.UNANSWERED, (24, 30), DAY, _U.CARRIER, _U.CROWD),
     _rule("ami", _M.AMI, (3, 3), 10 * MINUTE),
     _rule("ami_day", _M.AMI, (6, 6), DAY),

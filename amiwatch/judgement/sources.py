@@ -10,6 +10,7 @@ be invented; one seen once is the first to be forgotten.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -82,6 +83,7 @@ class Dialogue:
         "is_owed",
         "is_proven",
         "named",
+        "port",
         "repeats",
     )
 
@@ -107,6 +109,8 @@ class Dialogue:
         """Whether the open challenge went to a proven address."""
         self.named = 0
         """Events that named an account and whose companion is still to come."""
+        self.port = 0
+        """Where the open challenge went to."""
         self.is_owed = False
         """Whether a companion came first and was counted, so that the event with the name counts no more."""
         self.repeats = 0
@@ -187,7 +191,10 @@ class Windows:
         times = self.times[measure]
         if times is None:
             times = self.times[measure] = []
-        times.append(at)
+        if times and at < times[-1]:
+            insort(times, at)  # found out later
+        else:
+            times.append(at)
         if len(times) > 2 * HISTORY:
             del times[:HISTORY]
 
@@ -221,6 +228,13 @@ class Windows:
         times = self.times[measure] if measure is not _ONE_ACCOUNT else self.kept(measure)
         return times[-limit] if times and len(times) >= limit else None
 
+    def take_back(self, account: str, at: float) -> None:
+        """Forget an attempt made then on this account, which was no offence."""
+        self.accounts.pop(account, None)
+        times = self.times[Measure.ATTEMPTS]
+        if times and at in times:
+            times.remove(at)
+
     def since(self, measure: Measure, begin: float) -> list[float]:
         """Return the times of this measure from ``begin`` on."""
         times = self.accounts.values() if measure is Measure.ACCOUNTS else self.kept(measure)
@@ -247,6 +261,7 @@ class Source(Windows):
         "is_hurried",
         "is_of_a_crowd",
         "last_at",
+        "names",
         "proven",
         "spared_until",
         "total",
@@ -280,6 +295,8 @@ class Source(Windows):
         """Existing accounts → passwords tried on each; 0 for one that an ACL refused."""
         self.again: dict[str, list[float]] = {}
         """The first ``MAX_AGAIN`` accounts that were tried again → when, the newest ``AGAIN_KEPT`` times."""
+        self.names: dict[str, str] | None = None
+        """Accounts that logged in → under which name Asterisk first took them for strangers (``auth_username``)."""
         self.dialogues: dict[int, Dialogue] = {}
         self.unanswered: dict[int, float] = {}
         """Dialogues with an open challenge for ``<unknown>`` → since when."""
@@ -321,6 +338,22 @@ class Source(Windows):
             if is_proven:
                 self._proven().count(measure, at)
 
+    def take_back_name(self, name: str, at: float, account: str) -> None:
+        """
+        Forget an attempt on an unknown account that turned out to be the name with which ``account`` logs in.
+
+        Each account has one such name: who owns one erases no enumeration with it.
+        """
+        names = self.names = self.names or {}
+        account = account[:TEXT_LIMIT]
+        if len(names) < HISTORY:
+            names.setdefault(account, name)
+        if names.get(account) != name:
+            return
+        self.take_back(name, at)
+        if self.proven is not None:
+            self.proven.take_back(name, at)
+
     def note_guess(self, account: str, passwords: int = 1) -> None:
         """Note that so many passwords were tried on this account, which exists."""
         account = account[:TEXT_LIMIT]
@@ -354,7 +387,7 @@ class Source(Windows):
     def size(self) -> int:
         """Estimate the bytes that it holds, a little too high (measured with ``python -m bench.judgement``)."""
         accounts = len(self.accounts) + len(self.guessed) + (len(self.proven.accounts) if self.proven else 0)
-        accounts += 3 * len(self.again)
+        accounts += 3 * len(self.again) + (2 * len(self.names) if self.names else 0)
         if self.each:
             accounts += 2 * len(self.each) + sum(map(len, self.each.values())) // 2
         return 1000 + 250 * len(self.dialogues) + 160 * accounts + 700 * len(self.evidence) + 100 * len(self.unanswered)

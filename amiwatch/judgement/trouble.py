@@ -57,6 +57,10 @@ BURST_SHARE = 0.7
 BURST_SAMPLES = 12
 """Pauses needed to call it that: calls at random look like bursts for a shorter time."""
 
+BURST_SIZE, BURST_JITTER, BURST_SILENCE = 4, 0.1, 20.0
+"""Two bursts of so many requests are a program's if their pauses differ by no more than this share and there is a
+silence of so many seconds between: none of ten million windows over calls at random looked like that."""
+
 ALIKE_SHARE = 0.9
 """Share of the pauses within a factor of two of their median from which on a clock made them, and not chance."""
 
@@ -205,7 +209,21 @@ def is_too_early(source: Source, measure: Measure) -> bool:
     if measure is not Measure.UNANSWERED:
         return False
     pauses = _pauses((source.times[measure] or [])[-PACE_SAMPLES - 1 :])
+    if are_equal_bursts(pauses[1 - 2 * BURST_SIZE :]):
+        return False
     return len(pauses) < BURST_SAMPLES or (len(pauses) < PACE_SAMPLES and BURST_PAUSE <= median(pauses) < MONITOR_PAUSE)
+
+
+def are_equal_bursts(pauses: list[float]) -> bool:
+    """Tell whether a program made these pauses: the same within two bursts, and one long silence between them."""
+    if len(pauses) < 2 * BURST_SIZE - 1:
+        return False
+    silence, middle = max(pauses), median(pauses)
+    at = pauses.index(silence)
+    # A burst of five may begin before the oldest request that is looked at.
+    if silence < BURST_SILENCE or middle >= BURST_PAUSE or not BURST_SIZE - 2 <= at <= BURST_SIZE:
+        return False
+    return all(abs(each - middle) <= BURST_JITTER * middle for each in pauses[:at] + pauses[at + 1 :])
 
 
 def is_steady(times: list[float], *, pause: float) -> bool:

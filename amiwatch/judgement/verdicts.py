@@ -206,6 +206,8 @@ class Verdicts:
         if Unless.RETRIES in rule.unless and (source.guessed or source.unnamed or is_crowd_of_phones(source)):
             return ()
         if Unless.CARRIER in rule.unless and not source.has_password and is_calm_caller(source, rule.measure, begin):
+            if Unless.RETRIES in rule.unless:
+                return ()  # the next one may have another name
             return self.alarms.tell("unknown_carrier", key, event, now, lambda: quiet_reason(source, rule, now))
         if source.unnamed and self._is_shared(key, now):
             return None  # nobody says that these attempts are one account's

@@ -1,0 +1,142 @@
+"""Strangers whom PJSIP names late or never, because it also looks for ``auth_username`` (FreePBX's default)."""
+
+from itertools import pairwise
+from random import Random
+
+import pytest
+
+from amiwatch.judgement.trouble import are_equal_bursts
+from amiwatch.testing.builders import Case
+from tests.judgement.stories import NOON, PHONE, Story, logs_in, new_session, one
+
+UNKNOWN = "<unknown>"
+TCP = "TCP"
+
+
+def comes(
+    story: Story, name: str, *, port: int = 5060, is_named: bool, source: str = PHONE, transport: str = TCP
+) -> str:
+    """Let a request come that matches no endpoint; return its SessionID."""
+    session = new_session()
+    common = {"source": source, "port": port, "session": session, "transport": transport}
+    if is_named:
+        story.see(one("InvalidAccountID", account=name, **common))
+    story.see(one("ChallengeSent", account=UNKNOWN, **common))
+    return session
+
+
+@pytest.mark.parametrize("transport", ["TCP", "UDP"])
+def test_a_fast_scanner_is_banned_as_soon_as_he_is_named(transport: str) -> None:
+    story = Story()
+    for number in range(5):
+        assert not story.bans
+        comes(story, f"{100 + number}", is_named=number == 4, transport=transport)
+        story.wait(0.01)
+    (ban,) = story.bans
+    assert ban.rule == "unknown_rush"
+    assert "'104'" in ban.reason
+
+
+@pytest.mark.parametrize("transport", ["TCP", "UDP"])
+def test_phones_of_an_office_that_begin_at_once_have_ports_of_their_own_and_are_not_banned(transport: str) -> None:
+    story = Story()
+    calls = []
+    for number in range(7):
+        session = comes(story, f"tel-{number}", port=20_000 + number, is_named=number >= 4, transport=transport)
+        calls.append((number, session))
+    story.wait(0.2)
+    for number, session in calls:
+        story.attempt(Case.RIGHT_PASSWORD, account=f"{number}", source=PHONE, session=session, transport=transport)
+    story.wait(60)
+    assert not story.verdicts
+
+
+def test_a_request_long_before_the_name_is_not_the_strangers() -> None:
+    story = Story()
+    for _ in range(4):
+        comes(story, "100", is_named=False)
+    story.wait(6)
+    comes(story, "100", is_named=True)
+    assert not story.bans
+
+
+def test_a_carrier_that_brings_five_calls_at_once_is_not_banned() -> None:
+    story = Story()
+    for number in range(5):
+        comes(story, f"0306789012{number}", is_named=number == 4, transport="UDP")
+        story.wait(1)
+    assert not story.verdicts
+
+
+def test_a_login_takes_back_the_name_under_which_its_phone_was_a_stranger() -> None:
+    story = Story()
+    for turn in range(4):
+        for number in range(25):
+            session = comes(story, f"tel-{number}", port=20_000 + number, is_named=True)
+            story.wait(0.1)
+            story.attempt(Case.RIGHT_PASSWORD, account=f"{number}", source=PHONE, session=session, transport=TCP)
+        story.wait(300 * turn)
+    assert not story.verdicts
+
+
+def test_who_owns_an_account_erases_no_enumeration_with_it() -> None:
+    story = Story()
+    logs_in(story, PHONE, transport=TCP)
+    for number in range(30):
+        session = comes(story, f"{7000 + number}", is_named=True)
+        logs_in(story, PHONE, session=session, transport=TCP)
+        story.wait(2)
+    (ban,) = story.bans
+    assert ban.rule.startswith("scan")
+
+
+def waits(story: Story, *, bursts: int, jitter: float, silence: float = 60.0, transport: str = "UDP") -> None:
+    random = Random(1)
+    for _ in range(bursts):
+        for _ in range(4):
+            comes(story, "", is_named=False, transport=transport)
+            story.wait(random.uniform(1 - jitter, 1 + jitter))
+        story.wait(6)
+        story.verdicts += story.judge.sweep(story.now)
+        story.wait(silence)
+
+
+@pytest.mark.parametrize("silence", [30.0, 300.0, 1200.0])
+@pytest.mark.parametrize("transport", ["TCP", "UDP"])
+def test_two_bursts_at_equal_pauses_are_a_program(silence: float, transport: str) -> None:
+    story = Story()
+    waits(story, bursts=1, jitter=0.02, silence=silence, transport=transport)
+    assert not story.verdicts
+    waits(story, bursts=1, jitter=0.02, silence=silence, transport=transport)
+    assert [ban.rule for ban in story.bans] == ["unanswered"]
+
+
+def test_two_bursts_at_random_are_not_yet() -> None:
+    story = Story()
+    waits(story, bursts=2, jitter=0.5)
+    assert not story.verdicts
+
+
+@pytest.mark.parametrize(
+    ("pauses", "is_program"),
+    [
+        ([1, 1, 1, 60, 1, 1, 1], True),
+        ([1, 1.05, 0.95, 60, 1, 1, 1], True),
+        ([1, 1, 60, 1, 1, 1, 1], True),
+        ([1, 1, 1, 60, 1, 1.3, 1], False),
+        ([1, 1, 1, 10, 1, 1, 1], False),
+        ([4, 4, 4, 60, 4, 4, 4], False),
+        ([1, 60, 1, 1, 1, 1, 1], False),
+        ([1, 1, 1, 60, 1, 1], False),
+        ([1, 1, 1, 1, 1, 1, 1], False),
+    ],
+)
+def test_what_is_told_from_calls(pauses: list[float], *, is_program: bool) -> None:
+    assert are_equal_bursts(pauses) is is_program
+
+
+def test_calls_at_random_are_no_program() -> None:
+    random, now = Random(3), NOON
+    times = [now := now + random.expovariate(1 / 4) for _ in range(20_000)]
+    pauses = [later - earlier for earlier, later in pairwise(times)]
+    assert not any(are_equal_bursts(pauses[at : at + 7]) for at in range(len(pauses)))
