@@ -16,7 +16,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
@@ -26,10 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 from amiwatch.errors import AmiwatchError
-from amiwatch.firewall import libnftables
+from amiwatch.firewall import leftovers, libnftables
 from amiwatch.firewall.base import Entry
 from amiwatch.firewall.protection import Protection
 from amiwatch.firewall.table import make_firewall, make_rule
+from amiwatch.judgement.values import IPNetwork
 from amiwatch.testing import netns
 from bench.firewall import SBIN
 
@@ -118,13 +119,8 @@ class Bench:
     def __init__(self, wire: netns.Wire) -> None:
         self._wire = wire
         with IPRoute() as routes:
-            link = routes.link("get", index=routes.link_lookup(ifname="wire0")[0])[0]
-            self._here = bytes.fromhex(link.get_attr("IFLA_ADDRESS").replace(":", ""))
-        libnftables.run(
-            "add table inet last\n"
-            "add chain inet last end { type filter hook prerouting priority -299; }\n"
-            f"add rule inet last end udp dport {PORT} counter drop"
-        )
+            self._here = target_of(routes)
+        drop_the_rest("prerouting", -299)
 
     def measured(self, address: Callable[[int], int], *, is_caught: bool, target: bytes = b"") -> float:
         flood = Flood(self._wire, target or self._here, address)
@@ -164,7 +160,7 @@ def rows(bench: Bench) -> Iterator[Row]:
         yield Row(f"{MANY_RULES:,} iptables rules: not banned", bench.measured(strangers, is_caught=False))
     for kind in ("ipset", "nftables"):
         for size in SIZES:
-            with sets(kind, size):
+            with placed(kind, Protection(), bans=size):
                 if size:
                     yield Row(f"{kind}, {size:,} bans: banned", bench.measured(banned(size), is_caught=True))
                 yield Row(f"{kind}, {size:,} bans: not banned", bench.measured(strangers, is_caught=False))
@@ -180,36 +176,58 @@ def rules(number: int) -> Iterator[None]:
 
 
 @contextmanager
-def sets(kind: str, number: int) -> Iterator[None]:
+def placed(kind: str, protection: Protection, *, bans: int = 0, exempt: Sequence[IPNetwork] = ()) -> Iterator[None]:
+    """Have a firewall of ours drop so many bans, and what else ``protection`` says."""
     firewall, rule = make_firewall(kind, prefix=NAME), make_rule(kind, NAME)
     if rule is None:
         raise SystemExit(f"{kind} has no rule")
 
     async def build() -> None:
         await firewall.open()
-        await firewall.add([Entry(IPv4Network(BANNED + place), 3600) for place in range(number)])
-        await rule.install(Protection())
+        await firewall.add([Entry(IPv4Network(BANNED + place), 3600) for place in range(bans)])
+        if protection.has_limits:
+            await rule.exempt(exempt)
+        await rule.install(protection)
         await firewall.close()
-
-    async def clear() -> None:
-        await rule.remove()
-        await firewall.remove_sets()
-        await firewall.close()
+        if not (await rule.show()).covers(protection):
+            raise SystemExit(f"{kind}: the rule is not what was asked for")
 
     asyncio.run(build())
     yield
-    asyncio.run(clear())
+    asyncio.run(leftovers.remove(kind, NAME))
 
 
-def report() -> None:
-    table = Table("a packet", "ns", "packets/s of one core", title=f"dropping, {SOURCES:,} sources", box=None)
-    with netns.Wire() as wire:
-        for row in rows(Bench(wire)):
-            table.add_row(row.what, f"{row.nanoseconds:.0f}", f"{1e9 / row.nanoseconds:,.0f}")
+def target_of(routes: IPRoute) -> bytes:
+    """Return the Ethernet address of our end of the cable."""
+    link = routes.link("get", index=routes.link_lookup(ifname="wire0")[0])[0]
+    return bytes.fromhex(link.get_attr("IFLA_ADDRESS").replace(":", ""))
+
+
+def drop_the_rest(hook: str, priority: int) -> None:
+    """Let what passes our hooks end in a drop right behind them."""
+    libnftables.run(
+        "add table inet last\n"
+        f"add chain inet last end {{ type filter hook {hook} priority {priority}; }}\n"
+        f"add rule inet last end udp dport {PORT} counter drop"
+    )
+
+
+def show(title: str, found: Iterable[Row]) -> None:
+    """Print what each row costs."""
+    table = Table("a packet", "ns", "packets/s of one core", title=f"{title}, {SOURCES:,} sources", box=None)
+    for row in found:
+        table.add_row(row.what, f"{row.nanoseconds:.0f}", f"{1e9 / row.nanoseconds:,.0f}")
     Console(width=100).print(table)
 
 
-def main() -> int:
+def report() -> None:
+    with netns.Wire() as wire:
+        show("dropping", rows(Bench(wire)))
+
+
+def main(report: Callable[[], None]) -> int:
+    """Report from a network namespace of its own; return the exit code."""
+    os.environ.setdefault("XTABLES_LOCKFILE", os.devnull)
     try:
         netns.enter()
         report()
@@ -220,4 +238,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(report))
