@@ -1,19 +1,21 @@
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from itertools import count
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import pytest
 
 from amiwatch.firewall import libnftables
-from amiwatch.firewall.base import Firewall
+from amiwatch.firewall.base import Entry, Firewall
 from amiwatch.firewall.ipset import IpsetFirewall
 from amiwatch.firewall.nftables import NftablesFirewall
-from amiwatch.judgement.values import IPNetwork
+from amiwatch.firewall.nftables_rule import NftablesRule
+from amiwatch.firewall.rule import DropRule, Rule
+from amiwatch.judgement.values import IPNetwork, source_network
 from amiwatch.testing.netns import Wire
 
 SBIN = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -106,3 +108,61 @@ def talk(wire: Wire, far: str, family: int) -> bool:
             return False
         pbx.sendto(b"401", sender)
         return True
+
+
+VARIANTS = {
+    "default": {4: "iptables", 6: "ip6tables"},
+    "legacy": {4: "iptables-legacy", 6: "ip6tables-legacy"},
+}
+STRANGER = {4: "198.51.100.7", 6: "2001:db8:bad::7"}
+PHONE = {4: "203.0.113.20", 6: "2001:db8:cafe::20"}
+
+
+class Guard(NamedTuple):
+    """Sets, and what drops who is in them."""
+
+    firewall: IpsetFirewall | NftablesFirewall
+    rule: Rule
+
+
+@pytest.fixture(params=["iptables", "legacy", "nftables"])
+async def guard(request: pytest.FixtureRequest, iptables_present: None) -> AsyncIterator[Guard]:
+    """Every way to drop; nothing is placed yet."""
+    programs = VARIANTS["legacy" if request.param == "legacy" else "default"]
+    if missing := [program for program in programs.values() if not shutil.which(program, path=SBIN)]:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    async with (fresh_nftables if request.param == "nftables" else fresh_ipset)() as firewall:
+        is_table = request.param == "nftables"
+        rule: Rule = NftablesRule(firewall.prefix) if is_table else DropRule(firewall.prefix, programs)
+        yield Guard(firewall, rule)
+        await rule.remove()
+
+
+def ban(address: str) -> Entry:
+    return Entry(source_network(ip_address(address)), 600)
+
+
+class Pbx:
+    """A UDP port of ours, and a way to see which packets reach it."""
+
+    def __init__(self, wire: Wire, family: int, port: int = 5060) -> None:
+        self.wire, self.family, self.port = wire, family, port
+        self.socket = wire.receiver(port, family)
+
+    def arrived(self, *senders: str) -> list[str]:
+        """Send one packet from each, then one from a phone; return who was seen before the phone."""
+        for number, sender in enumerate((*senders, PHONE[self.family])):
+            self.wire.send_from(sender, self.port, b"REGISTER %d" % number)
+        seen: list[str] = []
+        while True:
+            _, (address, *_) = self.socket.recvfrom(2048)
+            if address == PHONE[self.family]:
+                return seen
+            seen.append(address)
+
+
+@pytest.fixture(params=[4, 6])
+def pbx(request: pytest.FixtureRequest, wire: Wire) -> Iterator[Pbx]:
+    endpoint = Pbx(wire, request.param)
+    yield endpoint
+    endpoint.socket.close()

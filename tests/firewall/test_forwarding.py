@@ -4,19 +4,18 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_address
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from pyroute2 import IPRoute
 
-from amiwatch.firewall.base import Entry, Firewall
+from amiwatch.firewall.base import Entry
 from amiwatch.firewall.nftables_rule import NftablesRule
 from amiwatch.firewall.protection import Protection
-from amiwatch.firewall.rule import DropRule, Rule
+from amiwatch.firewall.rule import DropRule
 from amiwatch.firewall.scope import Scope
 from amiwatch.judgement.values import source_network
 from amiwatch.testing.netns import Namespace, Wire
-from tests.firewall.conftest import fresh_ipset, fresh_nftables, run
+from tests.firewall.conftest import Guard, fresh_ipset, fresh_nftables, run
 
 pytestmark = pytest.mark.kernel
 
@@ -29,11 +28,6 @@ PROGRAM = {4: "iptables", 6: "ip6tables"}
 PUBLISHED = 15060
 ONLINK = 4
 """RTNH_F_ONLINK, linux/rtnetlink.h"""
-
-
-class Guard(NamedTuple):
-    firewall: Firewall
-    rule: Rule
 
 
 class Container:

@@ -3,7 +3,7 @@
 import asyncio
 import shlex
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -13,16 +13,14 @@ from amiwatch.errors import ConfigurationError, LimitsRefused
 from amiwatch.firewall import ipset_limits, nftables_limits
 from amiwatch.firewall.base import Entry
 from amiwatch.firewall.names import MAX_PREFIX
-from amiwatch.firewall.nftables_rule import NftablesRule
 from amiwatch.firewall.protection import MAX_WINDOW, Protection, Tier, exempt_name, is_ours, windows
-from amiwatch.firewall.rule import DropRule, Rule
+from amiwatch.firewall.rule import DropRule
 from amiwatch.firewall.scope import EVERYTHING, Scope
 from amiwatch.firewall.table import make_firewall, make_rule
 from amiwatch.judgement.values import source_network
 from amiwatch.testing.netns import Wire
-from tests.firewall.conftest import fresh_ipset, fresh_nftables, run
-from tests.firewall.test_forwarding import Container, Guard
-from tests.firewall.test_rule import VARIANTS
+from tests.firewall.conftest import Guard, run
+from tests.firewall.test_forwarding import Container
 
 STRANGER = {4: "198.51.100.7", 6: "2001:db8:bad::7"}
 NEIGHBOUR = {4: "198.51.100.8", 6: "2001:db8:bad::8"}
@@ -56,19 +54,6 @@ class Pbx:
         while self.socket.recv(2048) != b"the last":
             count += 1
         return count
-
-
-@pytest.fixture(params=["iptables", "legacy", "nftables"])
-async def guard(request, iptables_present) -> AsyncIterator[Guard]:
-    fresh = fresh_nftables if request.param == "nftables" else fresh_ipset
-    async with fresh() as firewall:
-        rule: Rule = (
-            NftablesRule(firewall.prefix)
-            if request.param == "nftables"
-            else DropRule(firewall.prefix, VARIANTS["legacy" if request.param == "legacy" else "default"])
-        )
-        yield Guard(firewall, rule)
-        await rule.remove()
 
 
 @pytest.fixture(params=[4, 6])

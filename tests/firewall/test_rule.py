@@ -4,27 +4,18 @@ import re
 import shutil
 import socket
 import sys
-from ipaddress import ip_address
 
 import pytest
 
 from amiwatch.errors import FirewallError
-from amiwatch.firewall.base import Entry
 from amiwatch.firewall.protection import Protection
 from amiwatch.firewall.rule import HOOKS, DropRule
 from amiwatch.firewall.scope import EVERYTHING, VOIP_PORTS, Ports, Scope
-from amiwatch.judgement.values import source_network
-from tests.firewall.conftest import SBIN, run
+from tests.firewall.conftest import SBIN, STRANGER, VARIANTS, Pbx, ban, run
 
 pytestmark = pytest.mark.kernel
 
-VARIANTS = {
-    "default": {4: "iptables", 6: "ip6tables"},
-    "legacy": {4: "iptables-legacy", 6: "ip6tables-legacy"},
-}
 TABLES = ("raw", "mangle", "filter")
-STRANGER = {4: "198.51.100.7", 6: "2001:db8:bad::7"}
-PHONE = {4: "203.0.113.20", 6: "2001:db8:cafe::20"}
 
 
 @pytest.fixture(params=VARIANTS)
@@ -52,67 +43,6 @@ def saved(programs):
 def iptables(programs, *arguments):
     for program in programs.values():
         run(program, "-w", "5", *arguments)
-
-
-def ban(address):
-    return Entry(source_network(ip_address(address)), 600)
-
-
-class Pbx:
-    """A UDP port of ours, and a way to see which packets reach it."""
-
-    def __init__(self, wire, family, port=5060):
-        self.wire, self.family, self.port = wire, family, port
-        self.socket = wire.receiver(port, family)
-
-    def arrived(self, *senders):
-        """Send one packet from each, then one from a phone; return who was seen before the phone."""
-        for number, sender in enumerate((*senders, PHONE[self.family])):
-            self.wire.send_from(sender, self.port, b"REGISTER %d" % number)
-        seen = []
-        while True:
-            _, (address, *_) = self.socket.recvfrom(2048)
-            if address == PHONE[self.family]:
-                return seen
-            seen.append(address)
-
-
-@pytest.fixture(params=[4, 6])
-def pbx(request, wire):
-    endpoint = Pbx(wire, request.param)
-    yield endpoint
-    endpoint.socket.close()
-
-
-async def test_a_banned_address_is_not_heard_until_it_is_unbanned(ipset, rule, pbx):
-    stranger = STRANGER[pbx.family]
-    await rule.install(Protection())
-    assert pbx.arrived(stranger) == [stranger]
-
-    await ipset.add([ban(stranger)])
-    assert pbx.arrived(stranger, stranger, stranger) == []
-
-    [entry] = await ipset.entries()
-    assert entry.packets == 3
-    assert entry.octets > 3 * len(b"REGISTER 0")
-    state = await rule.show()
-    assert state.packets == 3
-    assert {family.family: family.packets for family in state.families}[pbx.family] == 3
-
-    await ipset.remove([entry.network])
-    assert pbx.arrived(stranger) == [stranger]
-
-
-async def test_without_the_rule_nothing_is_dropped(ipset, rule, pbx):
-    stranger = STRANGER[pbx.family]
-    await ipset.add([ban(stranger)])
-    assert pbx.arrived(stranger) == [stranger]
-
-    await rule.install(Protection())
-    assert pbx.arrived(stranger) == []
-
-    await rule.remove()
-    assert pbx.arrived(stranger) == [stranger]
 
 
 async def test_a_banned_address_may_still_reach_other_ports(ipset, rule, wire):

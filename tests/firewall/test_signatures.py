@@ -6,7 +6,7 @@ from amiwatch.config.texts import SIGNATURES, signatures, tier_list
 from amiwatch.errors import ConfigurationError
 from amiwatch.firewall.protection import FIRST_OCTETS, Protection, Tier
 from amiwatch.firewall.rule import DropRule
-from tests.firewall.test_limits import LAST, PHONE, STRANGER, dropped, guard, pbx, placed  # noqa: F401 - fixtures
+from tests.firewall.test_limits import LAST, PHONE, STRANGER, dropped, pbx, placed  # noqa: F401 - a fixture
 
 HEADERS = {4: 28, 6: 48}
 """Octets of the headers of IP and UDP."""
@@ -17,7 +17,7 @@ OPTIONS = b"OPTIONS sip:100@192.0.2.1 SIP/2.0\r\nUser-Agent: %s\r\n\r\n"
 
 
 @pytest.fixture
-def reading(guard):  # noqa: F811
+def reading(guard):
     if not guard.rule.reads_names:
         pytest.skip("nftables can't search packets")
     return guard
