@@ -629,6 +629,15 @@ def test_a_file_that_can_not_be_read_is_a_warning_unless_it_was_named(tmp_path):
         load(environ={}, env_file=None, config=tmp_path, secrets_directory=tmp_path / "nothing")
 
 
+def test_no_daemon_goes_by_settings_of_which_a_file_was_not_read(tmp_path):
+    given = {"AMIWATCH_AMI__SECRET": SECRET}
+    settings = load(environ=given, env_file=None, default_config=tmp_path, secrets_directory=tmp_path / "nothing")
+    with pytest.raises(ConfigurationError, match="can't be read") as caught:
+        settings.require_complete()
+    assert caught.value.mistakes == list(settings.warnings)
+    load(environ=given, env_file=None, default_config=tmp_path / "none").require_complete()
+
+
 # ── written down ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -32,7 +32,7 @@ def run(context: typer.Context) -> None:
     set_up_logging(settings.log_level)
     for warning in settings.warnings:
         logging.getLogger("amiwatch.config").warning("%s", warning)
-    settings.require_ami()
+    settings.require_complete()
     make_home(settings.database)
     from amiwatch.daemon.watch import Daemon
 

@@ -130,7 +130,8 @@ def _built(reader: _Reader, overrides: dict[str, Any]) -> Settings:
         LAYERS.reset(token)
     if reader.mistakes:
         raise ConfigurationError(reader.mistakes)
-    settings._warnings = (*reader.warnings, *_doubts(settings, [given, *reader.layers]))  # noqa: SLF001 (frozen for others)
+    settings._unread = tuple(reader.unread)  # noqa: SLF001 (frozen for others)
+    settings._warnings = (*reader.unread, *reader.warnings, *_doubts(settings, [given, *reader.layers]))  # noqa: SLF001
     return settings
 
 
@@ -141,6 +142,7 @@ class _Reader:
         self.layers: list[_Layer] = []
         self.mistakes: list[str] = []
         self.warnings: list[str] = []
+        self.unread: list[str] = []
         self.config: Path | None = None
         """The TOML file that a variable named."""
 
@@ -213,7 +215,7 @@ class _Reader:
         except UnicodeDecodeError:
             self.mistakes.append(f"{path}: is not UTF-8")
         except OSError as error:
-            found = self.mistakes if is_named else self.warnings
+            found = self.mistakes if is_named else self.unread
             found.append(f"{path}: can't be read ({error.strerror}); what it says is not in force")
         return None
 

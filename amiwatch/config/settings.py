@@ -264,6 +264,7 @@ class Settings(BaseSettings):
     )
 
     _warnings: tuple[str, ...] = PrivateAttr(())
+    _unread: tuple[str, ...] = PrivateAttr(())
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -273,6 +274,16 @@ class Settings(BaseSettings):
     def pbxs(self) -> dict[str, AmiSettings]:
         """Return every Asterisk by its name. ``ami`` is one of them if it was set, or if it is the only one."""
         return {one.name: one for _, one in self.by_path()}
+
+    def require_complete(self) -> None:
+        """
+        Raise ConfigurationError if no daemon may go by this: a file was not read, or an Asterisk can't be connected to.
+
+        Who only looks is warned of it; a daemon without that file would ban whom it allows, and block in observe mode.
+        """
+        if self._unread:
+            raise ConfigurationError(list(self._unread))
+        self.require_ami()
 
     def require_ami(self) -> dict[str, AmiSettings]:
         """Return ``pbxs()`` if each can be connected to; else raise ConfigurationError."""

@@ -442,6 +442,7 @@ class Daemon:
     async def reload_now(self) -> None:
         """Read the settings again. Raises ConfigurationError, and keeps the old ones."""
         old, new = self.settings, self._read_settings()
+        new.require_complete()
         names = type(new).model_fields.keys() - NEEDS_RESTART
         # Copied from the old ones: what is open stays as it is, and as it is shown.
         settings = old.model_copy(update={name: getattr(new, name) for name in names})

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from amiwatch.config import load
 from amiwatch.errors import ConfigurationError, FirewallError
 from amiwatch.firewall.base import MAX_TIMEOUT
 from amiwatch.store import requests
@@ -34,7 +35,8 @@ class Office:
             return [db.execute(sql, row).lastrowid or 0 for row in rows]
 
     async def ask(self, verb: str, target: str = "", seconds: int | None = None, comment: str = "") -> requests.Outcome:
-        (number,) = self.put((verb, target, seconds, comment))
+        # In a thread, for the daemon of this event loop may hold the lock that this waits for.
+        (number,) = await asyncio.to_thread(self.put, (verb, target, seconds, comment))
         return await self.outcome(number)
 
     async def outcome(self, number: int) -> requests.Outcome:
@@ -239,6 +241,23 @@ async def test_a_reload_that_fails_is_answered_and_changes_nothing(office: Offic
     office.it.daemon._read_settings = broken  # type: ignore[assignment]
     assert await office.ask("reload") == requests.Outcome(False, "AMIWATCH_POLICY: there is no such policy")
     assert office.it.daemon.judge.policy is policy
+
+
+async def test_a_reload_that_can_not_read_a_file_or_finds_no_secret_changes_nothing(
+    office: Office, tmp_path: Path
+) -> None:
+    before = office.it.daemon.settings
+    for environ, path, why in (
+        ({"AMIWATCH_AMI__SECRET": "secret"}, tmp_path, "can't be read"),
+        ({}, tmp_path / "none", "SECRET is missing"),
+    ):
+        new = load(environ=environ, env_file=None, default_config=path)
+        office.it.daemon._read_settings = lambda new=new: new  # type: ignore[misc]
+        answer = await office.ask("reload")
+        assert not answer.is_done
+        assert why in answer.text
+    assert office.it.daemon.settings is before
+    assert ip_network("192.0.2.0/24") in office.it.daemon.allowlist.networks
 
 
 async def test_a_fault_in_one_request_keeps_no_other_from_being_answered(
