@@ -68,7 +68,8 @@ async def kernel(settings: Settings) -> list[Finding]:
     firewall = make_firewall(settings.firewall, prefix=settings.set_name, maxelem=settings.set_size)
     states, found = await _sets(firewall)
     rules = await _rule(settings, firewall.name, states)
-    return [*_abilities(firewall.name), *found, *rules, *await _leftovers(firewall.name, settings.set_name)]
+    left = await _leftovers(firewall.name, settings.set_name)
+    return [*_abilities(firewall.name), *found, *rules, *left, *_saved(settings.set_name)]
 
 
 async def _leftovers(chosen: str, prefix: str) -> list[Finding]:
@@ -82,6 +83,15 @@ async def _leftovers(chosen: str, prefix: str) -> list[Finding]:
         if (states := await left_by(kind, prefix))
         for number in [sum(state.count for state in states)]
     ]
+
+
+def _saved(prefix: str) -> Iterator[Finding]:
+    """Find files that iptables-restore will refuse at boot, where our sets are not there yet."""
+    from amiwatch.firewall.saved import holding, pattern
+
+    for path in holding(prefix):
+        text = f"{path} holds our rules: at boot, before our sets are there, iptables-restore refuses the whole file"
+        yield Finding("saved", Mark.BAD, text, f"sed -i '/{pattern(prefix)}/d' {path}")
 
 
 def _abilities(chosen: str) -> Iterator[Finding]:

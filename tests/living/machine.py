@@ -46,7 +46,7 @@ def missing() -> str:
     """Say why there can be no such machine here; empty if it can."""
     if not (UNPACKED / "complete").exists():
         return (
-            "firewalld, ufw and fail2ban are not there: 'make neighbours' fetches and unpacks them, installing nothing"
+            "firewalld, ufw and fail2ban are missing: 'make neighbours' fetches and unpacks them; it installs nothing"
         )
     return "firewalld, ufw and fail2ban run as root only" if os.geteuid() else ""
 

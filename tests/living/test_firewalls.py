@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 from collections.abc import Callable
 
 import pytest
 
 from amiwatch.testing.netns import Wire
-from tests.daemon.test_end_to_end import arrives
-from tests.living.conftest import PREFIX, Guarded, install_theirs, remove_everything, theirs, until_dropped
+from tests.daemon.test_end_to_end import ATTACKER, arrives
+from tests.living.conftest import PREFIX, Guarded, install_theirs, remove_everything, run, theirs, until_dropped
 from tests.living.machine import Machine
 
 pytestmark = pytest.mark.kernel
@@ -154,13 +156,46 @@ def alone(name: str, new_machine: NewMachine) -> list[dict[str, object]]:
 
 @pytest.mark.parametrize("name", NEIGHBOURS)
 async def test_the_drop_works_after_each_command_and_what_they_make_is_the_same(
-    guarded: Guarded, wire: Wire, new_machine: NewMachine, name: str
+    guarded: Guarded, wire: Wire, new_machine: NewMachine, name: str, backend: str
 ) -> None:
     expected = await asyncio.to_thread(alone, name, new_machine)
     async with guarded():
         with new_machine() as machine:
             for commands, made in zip(NEIGHBOURS[name], expected, strict=True):
                 await asyncio.to_thread(machine.run, commands)
+                if backend == "nftables":
+                    assert not arrives(wire, ATTACKER), f"a table of ours was touched by {commands}"
                 await until_dropped(wire)
                 assert theirs() == made, commands
                 assert all(arrives(wire, honest) for honest in HONEST), commands
+
+
+@pytest.mark.parametrize("backend", ["ipset"])
+async def test_a_saved_file_that_boot_would_refuse_for_our_rules_is_told_with_the_remedy(
+    guarded: Guarded, wire: Wire, new_machine: NewMachine
+) -> None:
+    check = f"AMIWATCH_SET_NAME={PREFIX} AMIWATCH_AMI__SECRET=secret {sys.executable} -m amiwatch check || true"
+    with new_machine() as machine:
+        async with guarded():
+            before = theirs()
+            assert "saved" not in await asyncio.to_thread(machine.run, check)
+            await asyncio.to_thread(machine.run, "netfilter-persistent save")
+            told = await asyncio.to_thread(machine.run, check)
+        remedies = re.findall("sed -i .*", told)
+        assert len(remedies) == 2
+
+        boot_without_our_sets()
+        machine.run("netfilter-persistent start")
+        assert "iptables-nft-save" not in theirs()
+
+        machine.run("\n".join(remedies))
+        assert "saved" not in machine.run(check)
+        machine.run("netfilter-persistent start")
+        after = theirs()
+        for rules in ("iptables-nft-save", "ip6tables-nft-save"):
+            assert after[rules] == before[rules]
+
+
+def boot_without_our_sets() -> None:
+    remove_everything()
+    run("ipset", "create", "theirs", "hash:ip")
