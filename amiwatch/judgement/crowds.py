@@ -127,20 +127,20 @@ class Breaker:
         """Return how many began to fail within the last minute; more than ``STORM`` are not counted."""
         return sum(each.at >= now - MINUTE for each in self._onsets)
 
-    def go_on(self, key: int, failure: Failure) -> None:
+    def go_on(self, key: int, now: float, failure: Failure | None = None) -> None:
         """
-        Note that a source fails while the breaker is open.
+        Note that a source fails while the breaker is open; without ``failure`` it is a stranger in a storm.
 
         It stays open while half of them do. For a mass failure only those count that opened it: nobody keeps one alive
         with forged packets, or with bots when the phones work again.
         """
-        now, failing = failure.at, self._failing
+        failing = self._failing
         if len(failing) < MAX_FAILING or key in failing:
             failing.add(key)
             self._tries += 1
-            if failure.is_believed:
+            if failure is not None and failure.is_believed:
                 self._believed.add(key)
-            if failure.is_known:
+            if failure is not None and failure.is_known:
                 self._known.add(key)
         if now < self._minute + MINUTE:
             return

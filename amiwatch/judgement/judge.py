@@ -232,7 +232,9 @@ class Judge:
             if self._verdicts.has_found_password(key, source, event, now):
                 each = hash((key, event.account))
                 return self.alarms.tell("password_found", each, event, now, lambda: found_reason(source, event))
-            tried = source.guessed.pop(event.account, 0)
+            tried = max(
+                part.guessed.pop(event.account, 0) for part in source.parts(is_proven=source.proven is not None)
+            )
             if self._verdicts.has_mistyped(key, source, tried, now):
                 why = mistyped_reason(event.account, tried)
                 said = self.alarms.tell("mistyped_password", key, event, now, lambda: why)
@@ -282,12 +284,13 @@ class Judge:
             self._count_unnamed(key, source, event, now)
         if self.trust.covers(key, event.account, now):
             # Its phone logged in with it lately: the account was deleted, or all of them were lost.
-            source.note_guess(event.account, passwords=0)
+            self._note_guess(source, event, passwords=0)
             if is_late:
                 return ()
             return self._attempt(key, source, event, now, account=None, dialogue_is="unknown")
         if is_late:
-            source.note(Measure.ACCOUNTS, now, is_proven=event.is_proven, account=event.account)
+            for part in source.parts(is_proven=event.is_proven):
+                part.note(Measure.ACCOUNTS, now, event.account)
             return self._verdicts.judge(key, source, event, now, (Measure.ACCOUNTS,))
         return self._attempt(key, source, event, now, account=event.account, dialogue_is="unknown")
 
@@ -303,7 +306,8 @@ class Judge:
                 continue
             if since > now - NAMED_TIME:
                 self._leave_unanswered(key, source, session, event, now)
-                source.note(Measure.ATTEMPTS, since, is_proven=dialogue.is_proven)
+                for part in source.parts(is_proven=dialogue.is_proven):
+                    part.note(Measure.ATTEMPTS, since)
 
     def _wrong_answer(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         source = self._source(key, event, now)
@@ -316,9 +320,9 @@ class Judge:
             return ()  # a repetition, which its InvalidAccountID has counted already
         if not dialogue.is_new_guess(event.guess):
             return ()
-        source.has_password = True
+        self._note_password(source, event)
         if event.account != UNKNOWN:
-            source.note_guess(event.account)
+            self._note_guess(source, event)
             said = self._attempt(key, source, event, now, account=None, dialogue_is="guess")
             return (*said, *self._guessed_at(key, event, now))
         if is_first:  # the answer that belongs to a counted request
@@ -328,7 +332,8 @@ class Judge:
             )
             return ()
         dialogue.is_owed = not is_companion
-        source.unnamed += 1
+        for part in source.parts(is_proven=event.is_proven):
+            part.unnamed += 1
         return self._attempt(key, source, event, now, account=None, dialogue_is="unknown")
 
     def _refused(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
@@ -339,7 +344,7 @@ class Judge:
         is_late = self._is_named_late(source, dialogue, event)
         if not dialogue.is_new_request(event.account, now) or is_late:
             return ()
-        source.note_guess(event.account, passwords=0)
+        self._note_guess(source, event, passwords=0)
         return self._attempt(key, source, event, now, account=None, dialogue_is="refused")
 
     def _unregistered(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
@@ -360,13 +365,13 @@ class Judge:
     def _manager(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         """Count a failed login to the manager: one event an attempt, and the SessionID is a pointer used again."""
         source = self._source(key, event, now)
-        source.has_password = True
+        self._note_password(source, event)
         return self._attempt(key, source, event, now, account=None, dialogue_is="ami")
 
     def _sip_wrong(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         """Count a wrong answer to chan_sip, which does not tell unknown accounts from known ones."""
         source = self._source(key, event, now)
-        source.has_password = True
+        self._note_password(source, event)
         source.unanswered.pop(hash(event.session), None)
         if not source.dialogue(event.session).is_new_guess(event.guess or 1):
             return ()
@@ -384,6 +389,16 @@ class Judge:
         )
 
     # Counting.
+
+    @staticmethod
+    def _note_password(source: Source, event: SecurityEvent) -> None:
+        for part in source.parts(is_proven=event.is_proven):
+            part.has_password = True
+
+    @staticmethod
+    def _note_guess(source: Source, event: SecurityEvent, passwords: int = 1) -> None:
+        for part in source.parts(is_proven=event.is_proven):
+            part.note_guess(event.account, passwords)
 
     def _source(self, key: int, event: SecurityEvent, now: float) -> Source:
         source = self.sources.get(key)
@@ -406,19 +421,16 @@ class Judge:
     ) -> Sequence[Verdict]:
         """Count one more attempt, and judge the source by everything that this changed."""
         self._note(key, event, dialogue_is, now)
-        source.total += 1
         source.keep(event)
         said: Sequence[Verdict] = ()
-        is_proven = event.is_proven
+        is_hurried = False
         if dialogue_is != "ami":
             dialogue = source.dialogue(event.session)
             dialogue.is_counted = True
-            source.is_hurried |= dialogue.is_hurried
+            is_hurried = dialogue.is_hurried
             if key < CHAN_SIP:
                 said = self._failed(key, source, event, now)
             source.failed_at = now
-        if source.total > 1:
-            self.sources.touch(key, source)
         changed = [_MEASURES[dialogue_is]] if dialogue_is in _MEASURES else []
         if account is not None:
             changed.append(Measure.ACCOUNTS)
@@ -427,10 +439,15 @@ class Judge:
             changed.append(Measure.ONE_ACCOUNT)
         if self._tripwires and dialogue_is != "ami" and tried.casefold() in self._tripwires:
             changed.append(Measure.TRIPWIRE)
-        if account is None or account in source.accounts:
-            source.note_again(tried, now, source.accounts.get(tried))
-        for measure in (Measure.ATTEMPTS, *changed):
-            source.note(measure, now, is_proven=is_proven, account=tried)
+        for part in source.parts(is_proven=event.is_proven):
+            part.total += 1
+            part.is_hurried |= is_hurried
+            if account is None or account in part.accounts:
+                part.note_again(tried, now, part.accounts.get(tried))
+            for measure in (Measure.ATTEMPTS, *changed):
+                part.note(measure, now, tried)
+        if source.total > 1:
+            self.sources.touch(key, source)
         self.sources.weigh(key, source)
         judged = self._verdicts.judge(key, source, event, now, (*reversed(changed), Measure.ATTEMPTS))
         return (*said, *judged) if said else judged
@@ -441,10 +458,12 @@ class Judge:
         is_open, is_new = now < breaker.until, source.failed_at < now - QUIET
         if not is_open and not is_new:
             return ()
+        if is_open and breaker.is_storm and not event.is_proven and not self.trust.has(key, now):
+            breaker.go_on(key, now)
+            return ()  # one more stranger without proof says nothing new
         failure = self._failure(key, source, event, now)
         if is_open:
-            breaker.go_on(key, failure)
-        # In a storm, one more stranger without proof says nothing new.
+            breaker.go_on(key, now, failure)
         if not is_new or (is_open and breaker.is_storm and not failure.is_believed):
             return ()
         return self._began_to_fail(failure, event, now)
@@ -493,13 +512,14 @@ class Judge:
         since = source.unanswered.pop(session)
         dialogue = source.dialogues.get(session) or Dialogue()
         dialogue.is_counted = True
-        source.is_hurried |= dialogue.is_hurried
-        source.total += 1
+        for part in source.parts(is_proven=dialogue.is_proven):
+            part.is_hurried |= dialogue.is_hurried
+            part.total += 1
+            part.note(Measure.UNANSWERED, since)
         account = dialogue.asked_as
         self._note(key, event._replace(account=account), "unanswered", since)
-        source.note(Measure.UNANSWERED, since, is_proven=dialogue.is_proven)
         if event.service == "SIP":
-            source.note(Measure.ACCOUNTS, now, is_proven=False, account=account)
+            source.note(Measure.ACCOUNTS, now, account)
 
     def sweep(self, now: float) -> list[Verdict]:
         """

@@ -247,46 +247,17 @@ class Windows:
         return self.times[measure] or ()
 
 
-class Source(Windows):
-    """All that is known of one source."""
+class Attempts(Windows):
+    """What a source tried: all of it, or the part that is proven."""
 
-    __slots__ = (
-        "address",
-        "again",
-        "dialogues",
-        "evidence",
-        "failed_at",
-        "guessed",
-        "has_password",
-        "is_hurried",
-        "is_of_a_crowd",
-        "last_at",
-        "names",
-        "proven",
-        "spared_until",
-        "total",
-        "unanswered",
-        "unnamed",
-        "weight",
-    )
+    __slots__ = ("again", "guessed", "has_password", "is_hurried", "total", "unnamed")
 
-    def __init__(self, address: IPAddress, now: float) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.address = address
-        self.last_at = now
-        """When it was heard of last."""
-        self.failed_at = -inf
-        """When it failed last."""
-        self.proven: Windows | None = None
-        """The part of its attempts that no forged packet could have made."""
-        self.spared_until = 0.0
-        """Until when further unproven evidence changes nothing: a flood that is not banned must cost little."""
         self.has_password = False
         """Whether it ever tried a password."""
         self.is_hurried = False
         """Whether it ever sent more in one dialogue than retransmissions explain: neither phone nor monitor does."""
-        self.is_of_a_crowd = False
-        """Whether it was spared because many others failed at the same time."""
         self.total = 0
         """Attempts since it is watched."""
         self.unnamed = 0
@@ -295,64 +266,15 @@ class Source(Windows):
         """Existing accounts → passwords tried on each; 0 for one that an ACL refused."""
         self.again: dict[str, list[float]] = {}
         """The first ``MAX_AGAIN`` accounts that were tried again → when, the newest ``AGAIN_KEPT`` times."""
-        self.names: dict[str, str] | None = None
-        """Accounts that logged in → under which name Asterisk first took them for strangers (``auth_username``)."""
-        self.dialogues: dict[int, Dialogue] = {}
-        self.unanswered: dict[int, float] = {}
-        """Dialogues with an open challenge for ``<unknown>`` → since when."""
-        self.evidence: list[SecurityEvent] = []
-        self.weight = 0
-        """``size`` as the table has it."""
 
-    def afresh(self, now: float) -> Source:
-        """Return a source that remembers of this one only at which accounts it guessed."""
-        source = Source(self.address, now)
-        source.guessed = self.guessed
-        source.has_password = self.has_password
-        source.proven = Windows() if self.proven is not None else None
-        return source
-
-    def dialogue(self, session: str) -> Dialogue:
-        """Return the dialogue of this SessionID, a new one if it is not known."""
-        key = hash(session)
-        found = self.dialogues.get(key)
-        if found is None:
-            if len(self.dialogues) >= MAX_DIALOGUES:
-                del self.dialogues[next(iter(self.dialogues))]
-            found = self.dialogues[key] = Dialogue()
-        return found
-
-    def note(self, measure: Measure, at: float, *, is_proven: bool, account: str = "") -> None:
+    def note(self, measure: Measure, at: float, account: str = "") -> None:
         """Note one more of this measure; ``account`` is the one that it is about, if it is about accounts."""
         if measure is _ACCOUNTS:
-            account = account[:TEXT_LIMIT]
-            self.note_account(account, at)
-            if is_proven:
-                self._proven().note_account(account, at)
+            self.note_account(account[:TEXT_LIMIT], at)
         elif measure is _ONE_ACCOUNT:
             self.count_each(account[:TEXT_LIMIT], at)
-            if is_proven:
-                self._proven().count_each(account[:TEXT_LIMIT], at)
         else:
             self.count(measure, at)
-            if is_proven:
-                self._proven().count(measure, at)
-
-    def take_back_name(self, name: str, at: float, account: str) -> None:
-        """
-        Forget an attempt on an unknown account that turned out to be the name with which ``account`` logs in.
-
-        Each account has one such name: who owns one erases no enumeration with it.
-        """
-        names = self.names = self.names or {}
-        account = account[:TEXT_LIMIT]
-        if len(names) < HISTORY:
-            names.setdefault(account, name)
-        if names.get(account) != name:
-            return
-        self.take_back(name, at)
-        if self.proven is not None:
-            self.proven.take_back(name, at)
 
     def note_guess(self, account: str, passwords: int = 1) -> None:
         """Note that so many passwords were tried on this account, which exists."""
@@ -373,6 +295,88 @@ class Source(Windows):
         if len(times) > AGAIN_KEPT:
             del times[0]
 
+
+class Source(Attempts):
+    """All that is known of one source."""
+
+    __slots__ = (
+        "address",
+        "dialogues",
+        "evidence",
+        "failed_at",
+        "is_of_a_crowd",
+        "last_at",
+        "names",
+        "proven",
+        "spared_until",
+        "unanswered",
+        "weight",
+    )
+
+    def __init__(self, address: IPAddress, now: float) -> None:
+        super().__init__()
+        self.address = address
+        self.last_at = now
+        """When it was heard of last."""
+        self.failed_at = -inf
+        """When it failed last."""
+        self.proven: Attempts | None = None
+        """The part of its attempts that no forged packet could have made."""
+        self.spared_until = 0.0
+        """Until when further unproven evidence changes nothing: a flood that is not banned must cost little."""
+        self.is_of_a_crowd = False
+        """Whether it was spared because many others failed at the same time."""
+        self.names: dict[str, str] | None = None
+        """Accounts that logged in → under which name Asterisk first took them for strangers (``auth_username``)."""
+        self.dialogues: dict[int, Dialogue] = {}
+        self.unanswered: dict[int, float] = {}
+        """Dialogues with an open challenge for ``<unknown>`` → since when."""
+        self.evidence: list[SecurityEvent] = []
+        self.weight = 0
+        """``size`` as the table has it."""
+
+    def afresh(self, now: float) -> Source:
+        """Return a source that remembers of this one only at which accounts it guessed."""
+        source = Source(self.address, now)
+        source.guessed = self.guessed
+        source.has_password = self.has_password
+        source.proven = Attempts() if self.proven is not None else None
+        return source
+
+    def dialogue(self, session: str) -> Dialogue:
+        """Return the dialogue of this SessionID, a new one if it is not known."""
+        key = hash(session)
+        found = self.dialogues.get(key)
+        if found is None:
+            if len(self.dialogues) >= MAX_DIALOGUES:
+                del self.dialogues[next(iter(self.dialogues))]
+            found = self.dialogues[key] = Dialogue()
+        return found
+
+    def take_back_name(self, name: str, at: float, account: str) -> None:
+        """
+        Forget an attempt on an unknown account that turned out to be the name with which ``account`` logs in.
+
+        Each account has one such name: who owns one erases no enumeration with it.
+        """
+        names = self.names = self.names or {}
+        account = account[:TEXT_LIMIT]
+        if len(names) < HISTORY:
+            names.setdefault(account, name)
+        if names.get(account) != name:
+            return
+        self.take_back(name, at)
+        if self.proven is not None:
+            self.proven.take_back(name, at)
+
+    def parts(self, *, is_proven: bool) -> tuple[Attempts, ...]:
+        """Return what grows with an attempt: the whole, and the proven part if it is proven."""
+        if not is_proven:
+            return (self,)
+        if self.proven is None:
+            self.proven = Attempts()
+        return (self, self.proven)
+
     def keep(self, event: SecurityEvent) -> None:
         """Keep an event as evidence: the first ones and the newest ones."""
         event = cut(event)
@@ -386,16 +390,16 @@ class Source(Windows):
 
     def size(self) -> int:
         """Estimate the bytes that it holds, a little too high (measured with ``python -m bench.judgement``)."""
-        accounts = len(self.accounts) + len(self.guessed) + (len(self.proven.accounts) if self.proven else 0)
-        accounts += 3 * len(self.again) + (2 * len(self.names) if self.names else 0)
-        if self.each:
-            accounts += 2 * len(self.each) + sum(map(len, self.each.values())) // 2
-        return 1000 + 250 * len(self.dialogues) + 160 * accounts + 700 * len(self.evidence) + 100 * len(self.unanswered)
+        texts = _texts(self) + (0 if self.proven is None else 2 + _texts(self.proven))
+        texts += 2 * len(self.names) if self.names else 0
+        return 1000 + 250 * len(self.dialogues) + 160 * texts + 700 * len(self.evidence) + 100 * len(self.unanswered)
 
-    def _proven(self) -> Windows:
-        if self.proven is None:
-            self.proven = Windows()
-        return self.proven
+
+def _texts(part: Attempts) -> int:
+    number = len(part.accounts) + len(part.guessed) + 3 * len(part.again)
+    if part.each:
+        number += 2 * len(part.each) + sum(map(len, part.each.values())) // 2
+    return number
 
 
 class SourceTable:
@@ -467,11 +471,11 @@ class SourceTable:
         # Suspects may fill nine tenths; with fewer newcomers than that, the suspect longest quiet goes.
         is_crowded = len(self._newcomers) * 10 >= min(self.limit, len(self))
         crowd = self._newcomers if is_crowded else self._suspects
-        for _ in range(SECOND_CHANCES):
-            key = next(iter(crowd))
-            if crowd[key].proven is None:
-                break
-            crowd.move_to_end(key)
-        _, source = crowd.popitem(last=False)
+        key, source = crowd.popitem(last=False)
+        chances = SECOND_CHANCES
+        while source.proven is not None and chances:
+            crowd[key] = source
+            key, source = crowd.popitem(last=False)
+            chances -= 1
         self.bytes -= source.weight
         self.forgotten += 1

@@ -12,7 +12,7 @@ from itertools import pairwise
 from statistics import median
 
 from amiwatch.judgement.rules import Measure
-from amiwatch.judgement.sources import HISTORY, Source
+from amiwatch.judgement.sources import HISTORY, Attempts, Source
 
 CALM_PACE = 1.0
 """Attempts a second that a carrier or a monitor stays under; scanners send 20 to 150."""
@@ -87,7 +87,7 @@ _CALLER = re.compile(rf"\+?\d{{{CALLER_DIGITS},}}|anonymous|unavailable|unknown|
 """Callers' numbers, and what stands in their place where they are withheld (RFC 3323 4.1.1.3)."""
 
 
-def is_calm_caller(source: Source, measure: Measure, begin: float) -> bool:
+def is_calm_caller(source: Attempts, measure: Measure, begin: float) -> bool:
     """Tell whether this may be a carrier or a monitor: one account or callers' numbers, at a calm pace."""
     if measure is Measure.UNANSWERED:
         return is_calm((source.times[Measure.UNANSWERED] or [])[-CALM_SAMPLES:])
@@ -116,7 +116,7 @@ def is_calm(times: list[float]) -> bool:
     return middle >= MONITOR_PAUSE or len(pauses) < PACE_SAMPLES or alike < ALIKE_SHARE * len(pauses)
 
 
-def is_crowd_of_phones(source: Source) -> bool:
+def is_crowd_of_phones(source: Attempts) -> bool:
     """Tell whether this may be phones of one place that all fail: each tries again at a phone's pace."""
     if len(source.accounts) > PHONES_UNKNOWN:
         return False
@@ -126,14 +126,14 @@ def is_crowd_of_phones(source: Source) -> bool:
     return len(times) <= RETRIES * phones * (1 + (times[-1] - times[0]) / PHONE_PAUSE) if times else True
 
 
-def is_pace_of_site(source: Source) -> bool:
+def is_pace_of_site(source: Attempts) -> bool:
     """Tell whether the accounts that exist and fail here come as often as phones try again."""
     times = (source.times[Measure.ATTEMPTS] or [])[-HISTORY:]
     pauses = (times[-1] - times[0]) / PHONE_PAUSE if times else 0.0
     return len(times) <= len(source.guessed) * (RETRIES + pauses)
 
 
-def is_like_its_storm(source: Source, usual: float) -> bool:
+def is_like_its_storm(source: Attempts, usual: float) -> bool:
     """
     Tell whether this may be a small office, or somebody whose address a forger of many addresses uses.
 
@@ -146,7 +146,7 @@ def is_like_its_storm(source: Source, usual: float) -> bool:
     return len(times) <= STORM_START + (times[-1] - times[0]) * STORM_PACE
 
 
-def is_steady_phone(source: Source, measure: Measure = Measure.ATTEMPTS) -> bool:
+def is_steady_phone(source: Attempts, measure: Measure = Measure.ATTEMPTS) -> bool:
     """
     Tell whether this may be one phone with an old password or a deleted account.
 
@@ -161,7 +161,7 @@ def is_steady_phone(source: Source, measure: Measure = Measure.ATTEMPTS) -> bool
     return len(times) <= RETRIES * len(begins) and is_steady(begins, pause=PHONE_PAUSE)
 
 
-def is_broken_site(source: Source) -> bool:
+def is_broken_site(source: Attempts) -> bool:
     """Tell whether these may be a few phones of one place, each with an old password or a deleted account."""
     if source.unnamed or not (source.has_password or source.guessed):
         return False
@@ -187,7 +187,7 @@ def is_pace_of_phone(source: Source, tries: int, now: float) -> bool:
     return tries <= RETRIES * (1 + (now - since) / PHONE_PAUSE)
 
 
-def is_unnamed_enumeration(source: Source) -> bool:
+def is_unnamed_enumeration(source: Attempts) -> bool:
     """Tell whether all that came were attempts that nobody names, faster than one phone with a deleted account."""
     if not source.unnamed or source.unnamed < source.total:
         return False
@@ -195,16 +195,16 @@ def is_unnamed_enumeration(source: Source) -> bool:
     return len(times) > RETRIES * (1 + (times[-1] - times[0]) / PHONE_PAUSE)
 
 
-def is_beyond_phones(source: Source, phones: int) -> bool:
-    """Tell whether proven attempts that nobody names come faster than so many phones with deleted accounts."""
-    proven = source.proven.kept(Measure.ATTEMPTS)[-HISTORY:] if source.proven is not None else ()
-    if not proven or source.unnamed < UNNAMED_SHARE * source.total:
+def is_beyond_phones(source: Attempts, phones: int) -> bool:
+    """Tell whether attempts that nobody names come faster than so many phones with deleted accounts."""
+    times = source.kept(Measure.ATTEMPTS)[-HISTORY:]
+    if not times or source.unnamed < UNNAMED_SHARE * source.total:
         return False
-    begins = 1 + sum(pause > RETRY_PAUSE for pause in _pauses(proven))
-    return begins > phones * (1 + (proven[-1] - proven[0]) / PHONE_PAUSE)
+    begins = 1 + sum(pause > RETRY_PAUSE for pause in _pauses(times))
+    return begins > phones * (1 + (times[-1] - times[0]) / PHONE_PAUSE)
 
 
-def is_too_early(source: Source, measure: Measure) -> bool:
+def is_too_early(source: Attempts, measure: Measure) -> bool:
     """Tell whether too few requests that nobody named have come to know calls from a scanner."""
     if measure is not Measure.UNANSWERED:
         return False

@@ -39,7 +39,7 @@ from amiwatch.judgement.reasons import (
     trusted_reason,
 )
 from amiwatch.judgement.rules import MINUTE, Measure, Policy, Rule, Unless
-from amiwatch.judgement.sources import Source, SourceTable, Windows
+from amiwatch.judgement.sources import Attempts, Source, SourceTable, Windows
 from amiwatch.judgement.trouble import (
     BROKEN_PHONES,
     is_beyond_phones,
@@ -157,10 +157,12 @@ class Verdicts:
                     if not _is_met(any_rule, source, factor, now):
                         continue
                     rule = any_rule
-                if now < self._breaker.until and self._is_of_a_crowd(source, rule, now, is_proven, is_trusted):
+                # What a stranger may have forged takes no excuse from what is proven.
+                part = source.proven if is_proven and source.proven is not None else source
+                if now < self._breaker.until and self._is_of_a_crowd(source, part, rule, now, is_proven, is_trusted):
                     continue
                 rule = replace(rule, limit=_limit(rule, sure if is_proven else factor))
-                excuse = self._excuse(key, source, rule, event, now)
+                excuse = self._excuse(key, source, part, rule, event, now)
                 if excuse is None and is_trusted:
                     excuse = self._spare_trusted(key, source, rule, event, now, is_proven)
                 if excuse is None:
@@ -176,18 +178,20 @@ class Verdicts:
         is_unnamed = not is_trusted and measure is Measure.ATTEMPTS and is_unnamed_enumeration(source)
         return BAD_NEIGHBOURS if is_unnamed else 1
 
-    def _is_of_a_crowd(self, source: Source, rule: Rule, now: float, is_proven: bool, is_trusted: bool) -> bool:
+    def _is_of_a_crowd(
+        self, source: Source, part: Attempts, rule: Rule, now: float, is_proven: bool, is_trusted: bool
+    ) -> bool:
         """Tell whether a source fails as many others do just now, and is no worse than phones that fail."""
         # Whoever bans at the first attempt wants no patience.
         if Unless.CROWD not in rule.unless or rule.limit == 1:
             return False
-        if source.is_hurried or (self._breaker.is_storm and is_proven):
+        if part.is_hurried or (self._breaker.is_storm and is_proven):
             return False
         if rule.measure is Measure.ACCOUNTS and is_trusted and is_proven:
             return False  # its own accounts were not counted
-        if not is_crowd_of_phones(source):
+        if not is_crowd_of_phones(part):
             return False
-        if self._breaker.is_storm and not is_like_its_storm(source, self._breaker.usual):
+        if self._breaker.is_storm and not is_like_its_storm(part, self._breaker.usual):
             return False
         source.is_of_a_crowd = True
         if self._breaker.is_storm:
@@ -195,43 +199,45 @@ class Verdicts:
         return True
 
     def _excuse(
-        self, key: int, source: Source, rule: Rule, event: SecurityEvent, now: float
+        self, key: int, source: Source, part: Attempts, rule: Rule, event: SecurityEvent, now: float
     ) -> Sequence[Verdict] | None:
         """Return what takes the place of a ban where the trouble may be honest; None if it may not."""
         begin = now - rule.find_time
-        if source.is_hurried:
+        if part.is_hurried:
             return None
-        if Unless.CARRIER in rule.unless and is_too_early(source, rule.measure):
+        if Unless.CARRIER in rule.unless and is_too_early(part, rule.measure):
             return ()
-        if Unless.RETRIES in rule.unless and (source.guessed or source.unnamed or is_crowd_of_phones(source)):
+        if Unless.RETRIES in rule.unless and (part.guessed or part.unnamed or is_crowd_of_phones(part)):
             return ()
-        if Unless.CARRIER in rule.unless and not source.has_password and is_calm_caller(source, rule.measure, begin):
+        if Unless.CARRIER in rule.unless and not part.has_password and is_calm_caller(part, rule.measure, begin):
             if Unless.RETRIES in rule.unless:
                 return ()  # the next one may have another name
             return self.alarms.tell("unknown_carrier", key, event, now, lambda: quiet_reason(source, rule, now))
-        if source.unnamed and self._is_shared(key, now):
+        if part.unnamed and self._is_shared(key, now):
             return None  # nobody says that these attempts are one account's
-        if Unless.PHONE in rule.unless and is_steady_phone(source, rule.measure):
+        if Unless.PHONE in rule.unless and is_steady_phone(part, rule.measure):
             return self.alarms.tell("broken_phone", key, event, now, lambda: phone_reason(source, event))
-        if Unless.PHONE in rule.unless and is_broken_site(source):
+        if Unless.PHONE in rule.unless and is_broken_site(part):
             return self.alarms.tell("broken_site", key, event, now, lambda: site_reason(source))
         if Unless.CROWD in rule.unless and rule.measure in _OF_KNOWN_ACCOUNTS:
-            return self._excuse_moved(key, source, event, now)
+            return self._excuse_moved(key, source, part, event, now)
         return None
 
-    def _excuse_moved(self, key: int, source: Source, event: SecurityEvent, now: float) -> Sequence[Verdict] | None:
+    def _excuse_moved(
+        self, key: int, source: Source, part: Attempts, event: SecurityEvent, now: float
+    ) -> Sequence[Verdict] | None:
         """Return what takes the place of a ban if this is a site that moved here: None if it is not."""
-        home = self._moved_from(key, source, now)
-        if home is None or not is_pace_of_site(source):
+        home = self._moved_from(key, part, now)
+        if home is None or not is_pace_of_site(part):
             return None
         silence = now - self._trust.heard(home)
         return self.alarms.tell("site_moved", key, event, now, lambda: moved_reason(source, key_network(home), silence))
 
-    def _moved_from(self, key: int, source: Source, now: float) -> int | None:
+    def _moved_from(self, key: int, part: Attempts, now: float) -> int | None:
         """Return the source at which nearly all accounts that fail here logged in until it fell silent."""
-        homes = Counter(self._trust.home(account, now) for account in source.guessed)
+        homes = Counter(self._trust.home(account, now) for account in part.guessed)
         home, moved = homes.most_common(1)[0] if homes else (None, 0)
-        if home is None or home == key or moved < max(MOVED_ACCOUNTS, MOVED_SHARE * len(source.guessed)):
+        if home is None or home == key or moved < max(MOVED_ACCOUNTS, MOVED_SHARE * len(part.guessed)):
             return None
         return home if self._trust.heard(home) <= now - SILENCE else None
 
@@ -259,7 +265,7 @@ class Verdicts:
         if source.proven is None or not _is_met(rule, source.proven, self.policy.trust_factor / 2, now):
             return False
         phones = max(BROKEN_PHONES, len(self._trust.accounts(key, now)))
-        return rule.measure is Measure.ATTEMPTS and is_beyond_phones(source, phones)
+        return rule.measure is Measure.ATTEMPTS and is_beyond_phones(source.proven, phones)
 
     def _offender(
         self,
@@ -353,7 +359,8 @@ class Verdicts:
         ban = hasty.ban
         if self._ledger.until(ban.network) != ban.at + (ban.seconds or 0):
             return False  # somebody changed it meanwhile
-        return self._is_of_a_crowd(hasty.source, hasty.rule, now, ban.is_proven, hasty.is_trusted)
+        part = hasty.source.proven if ban.is_proven and hasty.source.proven is not None else hasty.source
+        return self._is_of_a_crowd(hasty.source, part, hasty.rule, now, ban.is_proven, hasty.is_trusted)
 
     def _lift(self, hasty: Hasty, now: float) -> Lift:
         ban, key, source = hasty.ban, hasty.key, hasty.source

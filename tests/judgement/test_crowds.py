@@ -136,7 +136,7 @@ def test_the_breaker_is_bounded() -> None:
     breaker = Breaker()
     for number in range(2 * MAX_FAILING):
         breaker.begin(believed(str(number), number / 10_000), known=0)
-        breaker.go_on(number, believed(str(number), number / 10_000))
+        breaker.go_on(number, number / 10_000, believed(str(number), number / 10_000))
     assert len(breaker._onsets) <= STORM
     assert max(map(len, (breaker._failing, breaker._believed, breaker._known))) <= MAX_FAILING
 

@@ -52,18 +52,19 @@ def test_one_source_is_bounded_whatever_it_sends() -> None:
     source = Source(IPv4Address("192.0.2.1"), 0.0)
     for number in range(3 * MAX_DIALOGUES):
         source.dialogue(f"call-{number}")
-        source.note(Measure.ATTEMPTS, number, is_proven=True)
-        source.note(Measure.ACCOUNTS, number, is_proven=True, account="x" * 10_000 + str(number))
-        source.note(Measure.ACCOUNTS, number, is_proven=True, account=str(number))
-        source.note_guess(f"{number}" * 1000)
+        for part in source.parts(is_proven=True):
+            part.note(Measure.ATTEMPTS, number)
+            part.note(Measure.ACCOUNTS, number, "x" * 10_000 + str(number))
+            part.note(Measure.ACCOUNTS, number, str(number))
+            part.note_guess(f"{number}" * 1000)
         source.keep(event(number, session="s" * 65_000, account="a" * 65_000))
     assert len(source.dialogues) == MAX_DIALOGUES
     assert source.proven is not None
     for windows in (source, source.proven):
+        assert len(windows.guessed) == HISTORY
         assert len(windows.accounts) == HISTORY
         assert HISTORY <= len(windows.times[Measure.ATTEMPTS] or ()) <= 2 * HISTORY
         assert max(map(len, windows.accounts)) <= TEXT_LIMIT
-    assert len(source.guessed) == HISTORY
     assert len(source.evidence) == MAX_EVIDENCE
     assert all(len(kept.session) <= TEXT_LIMIT and len(kept.account) <= TEXT_LIMIT for kept in source.evidence)
     assert source.size() < 150_000

@@ -73,6 +73,45 @@ def test_somebody_who_mistypes_is_told_only_where_nobody_knows_him() -> None:
     assert "after 2 wrong passwords" in story.alerts[0].reason
 
 
+# What a stranger forges takes no excuse from what is proven.
+
+
+@pytest.mark.parametrize("forged", [1, 3])
+def test_a_broken_phone_over_tls_stays_one_whatever_is_forged_in_its_name(forged: int) -> None:
+    story = Story()
+    for turn in range(60):
+        story.wait(30)
+        story.attempt(Case.WRONG_PASSWORD, source=PHONE, transport="TLS")
+        for number in range(forged if turn == 20 else 0):
+            story.attempt(Case.UNKNOWN_ACCOUNT, source=PHONE, account=f"forged{number}")
+    assert not story.bans
+    assert "broken_phone" in story.kinds()
+
+
+def test_a_carrier_over_tls_stays_one_though_somebody_forges_a_password_in_its_name() -> None:
+    story = Story()
+    for turn in range(60):
+        story.wait(20)
+        story.attempt(Case.UNKNOWN_ACCOUNT, source=PHONE, account=f"+49301112{turn:03}", transport="TLS")
+        if turn == 20:
+            story.attempt(Case.WRONG_PASSWORD, source=PHONE)
+    assert not story.bans
+    assert story.kinds() == ["unknown_carrier"]
+
+
+def test_an_office_over_tls_survives_a_mass_failure_though_somebody_scans_in_its_name() -> None:
+    story, phones = Story(), [(f"198.51.100.{number}", str(1000 + number)) for number in range(30)]
+    office = [str(2000 + number) for number in range(10)]
+    for turn in range(20):
+        for source, account in phones:
+            story.attempt(Case.WRONG_PASSWORD, source=source, account=account, transport="TLS")
+        story.tries(Case.WRONG_PASSWORD, office, every=2, source=PHONE, transport="TLS")
+        if turn == 2:
+            story.tries(Case.UNKNOWN_ACCOUNT, (f"forged{number}" for number in range(4)), every=0.1, source=PHONE)
+        story.wait(10)
+    assert not story.bans
+
+
 # A site that moved.
 
 ACCOUNTS = [str(1001 + number) for number in range(8)]
