@@ -182,13 +182,13 @@ def _lines(states: list[SetState], rule: RuleState, settings: Settings) -> Itera
         yield "There are no sets: amiwatch firewall install"
     for state in states:
         used = counted(state.references, "rule")
-        yield f"set {state.name:<12} {state.count} of {state.capacity} entries, used by {used}"
+        yield f"set {state.name:<15} {state.count} of {state.capacity} entries, used by {used}"
     protection = wanted(settings)
     for one in rule.families:
         yield from _rule_lines(one, settings, protection)
     if learns(settings.ports):
         for port in learned_ports(settings.database):
-            yield f"{'port learned':<16} {port.protocol} {port.port}, of {visible(port.pbx)}, {local(port.at)}"
+            yield f"{'port learned':<19} {port.protocol} {port.port}, of {visible(port.pbx)}, {local(port.at)}"
 
 
 def _rule_lines(one: FamilyRule, settings: Settings, protection: Protection) -> Iterator[str]:

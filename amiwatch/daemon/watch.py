@@ -379,6 +379,7 @@ class Daemon:
                     self.books.hand_over(store)
                     log.info("watching version=%s mode=%s pbxs=%s", __version__, self.settings.mode, ",".join(pbxs))
                     await self._stop.wait()
+                    log.info("stopping, the kernel keeps its bans bans=%s", len(self.judge.ledger))
                     notify(STOPPING)
                     await self._wind_up(store)
                     for task in tasks:

@@ -39,8 +39,8 @@ def test_what_is_installed_is_shown_and_removed(kernel):
     assert kernel("firewall", "install").exit_code == 0
     assert kernel("firewall", "show").exit_code == 0
     shown = kernel("firewall", "show").stdout
-    assert "set cli4         0 of 1000000 entries, used by 4 rules" in shown
-    assert "in raw PREROUTING, first; 0 packets" in shown
+    assert "set cli4            0 of 1000000 entries, used by 4 rules\n" in shown
+    assert "rule IPv4           in raw PREROUTING, first; 0 packets" in shown
     state = json.loads(kernel("firewall", "show", "--json").stdout)
     assert {one["name"] for one in state["sets"]} == {"cli4", "cli6"}
     assert all(rule["is_present"] for rule in state["rules"])
@@ -157,7 +157,7 @@ def test_the_commands_work_with_nftables_as_with_ipset(call):
         assert kernel("firewall", "install").exit_code == 0
         shown = kernel("firewall", "show")
         assert shown.exit_code == 0
-        assert "set clinft4      0 of 1000000 entries, used by 6 rules" in shown.stdout
+        assert "set clinft4         0 of 1000000 entries, used by 6 rules" in shown.stdout
         assert "in the table inet clinft, first; 0 packets" in shown.stdout
         checked = kernel("check").stdout
         assert "works here, and is what bans here" in checked
@@ -179,7 +179,7 @@ def test_ports_that_were_learned_are_closed_and_shown(kernel, fill):
     assert "udp 4569,5060:5061,38000" in kernel("firewall", "install").stdout
     shown = kernel("firewall", "show")
     assert shown.exit_code == 0
-    assert "port learned     udp 38000, of office, 2026-11-22" in shown.stdout
+    assert "port learned        udp 38000, of office, 2026-11-22" in shown.stdout
     assert json.loads(kernel("firewall", "show", "--json").stdout)["learned_ports"][0]["port"] == 38000
     assert "38000" not in kernel("firewall", "install", AMIWATCH_PORTS="5060").stdout
 

@@ -9,7 +9,10 @@ from tests.daemon.conftest import Start
 
 
 @pytest.mark.parametrize("trouble", ["nothing", "hang_up", "gone", "frozen"])
-async def test_it_stops_at_once_whatever_the_link_does(watched: Start, trouble: str) -> None:
+async def test_it_stops_at_once_whatever_the_link_does_and_says_so(
+    watched: Start, trouble: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "amiwatch")
     async with watched(FakeFirewall()) as it:
         if trouble == "hang_up":
             it.pbx.hang_up()
@@ -22,3 +25,4 @@ async def test_it_stops_at_once_whatever_the_link_does(watched: Start, trouble: 
         it.daemon.stop()
         async with asyncio.timeout(2):
             await it.task
+        assert "stopping, the kernel keeps its bans bans=0" in caplog.messages
