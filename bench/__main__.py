@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 
-PARTS = ("judgement", "firewall", "drop", "store", "daemon", "cli")
+PARTS = ("judgement", "firewall", "drop", "limits", "store", "daemon", "cli")
 
 SKIPPED = 69
 """Exit code of a part that this machine lets nobody measure; it says why."""
