@@ -308,6 +308,9 @@ class Judge:
                 self._leave_unanswered(key, source, session, event, now)
                 for part in source.parts(is_proven=dialogue.is_proven):
                     part.note(Measure.ATTEMPTS, since)
+                    part.nameless += 1
+                if now < self._breaker.until:
+                    self._breaker.go_on(key, now)  # what a storm's sources usually send
 
     def _wrong_answer(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         source = self._source(key, event, now)

@@ -250,7 +250,7 @@ class Windows:
 class Attempts(Windows):
     """What a source tried: all of it, or the part that is proven."""
 
-    __slots__ = ("again", "guessed", "has_password", "is_hurried", "total", "unnamed")
+    __slots__ = ("again", "guessed", "has_password", "is_hurried", "nameless", "total", "unnamed")
 
     def __init__(self) -> None:
         super().__init__()
@@ -262,6 +262,8 @@ class Attempts(Windows):
         """Attempts since it is watched."""
         self.unnamed = 0
         """Those of them that tried a password and whose account Asterisk did not tell."""
+        self.nameless = 0
+        """Those that tried none, and count because a name came right after them."""
         self.guessed: dict[str, int] = {}
         """Existing accounts → passwords tried on each; 0 for one that an ACL refused."""
         self.again: dict[str, list[float]] = {}

@@ -116,13 +116,17 @@ def is_calm(times: list[float]) -> bool:
     return middle >= MONITOR_PAUSE or len(pauses) < PACE_SAMPLES or alike < ALIKE_SHARE * len(pauses)
 
 
-def is_crowd_of_phones(source: Attempts) -> bool:
-    """Tell whether this may be phones of one place that all fail: each tries again at a phone's pace."""
+def is_crowd_of_phones(source: Attempts, unnamed: int = 0) -> bool:
+    """
+    Tell whether this may be phones of one place that all fail: each tries again at a phone's pace.
+
+    ``unnamed`` attempts may each be another phone's.
+    """
     if len(source.accounts) > PHONES_UNKNOWN:
         return False
     times = (source.times[Measure.ATTEMPTS] or [])[-HISTORY:]
     named = len(source.accounts.keys() | source.guessed.keys())
-    phones = max(1, named + min(source.unnamed, PHONES_UNKNOWN))
+    phones = max(1, named + min(unnamed, PHONES_UNKNOWN))
     return len(times) <= RETRIES * phones * (1 + (times[-1] - times[0]) / PHONE_PAUSE) if times else True
 
 

@@ -189,7 +189,7 @@ class Verdicts:
             return False
         if rule.measure is Measure.ACCOUNTS and is_trusted and is_proven:
             return False  # its own accounts were not counted
-        if not is_crowd_of_phones(part):
+        if not is_crowd_of_phones(part, part.unnamed + part.nameless):
             return False
         if self._breaker.is_storm and not is_like_its_storm(part, self._breaker.usual):
             return False

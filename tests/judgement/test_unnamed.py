@@ -140,3 +140,15 @@ def test_calls_at_random_are_no_program() -> None:
     times = [now := now + random.expovariate(1 / 4) for _ in range(20_000)]
     pauses = [later - earlier for earlier, later in pairwise(times)]
     assert not any(are_equal_bursts(pauses[at : at + 7]) for at in range(len(pauses)))
+
+
+def test_a_storm_of_forged_strangers_bans_nobody_where_they_are_named_late() -> None:
+    story = Story()
+    for turn in range(8):
+        for number in range(100):
+            story.wait(0.005)
+            details = {"source": f"198.51.100.{number + 1}", "session": f"{number}-{turn}"}
+            named = [one("InvalidAccountID", account=str(100 + turn), **details)] if turn >= 4 else []
+            story.see(*named, one("ChallengeSent", account=UNKNOWN, **details))
+    assert story.kinds() == ["unproven_storm"]
+    assert len(story.judge.ledger) == 0
