@@ -14,7 +14,9 @@ Rule 3: nothing that came from outside gets into an action, but the challenge of
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import os
 import secrets
 import socket
 import ssl
@@ -342,6 +344,11 @@ def _cause(exc: Exception, link: Link) -> str:
         return f"no TLS there ({exc.reason or exc}): is this the port without TLS?"
     if isinstance(exc, TimeoutError):
         return f"nothing came back within {link.connect_timeout:g} s"
+    number = exc.errno if isinstance(exc, OSError) else None
+    if (
+        number is not None and number in errno.errorcode
+    ):  # asyncio's own words are "Connect call failed", whatever the kernel said
+        return os.strerror(number)
     return (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
 
 

@@ -366,7 +366,7 @@ async def test_an_asterisk_that_goes_down_is_lost_and_not_refused(pbx: FakeAster
 async def test_nobody_there_is_lost(pbx: FakeAsterisk) -> None:
     await pbx.stop()
     async with listening(link_to(pbx)) as (client, ear):
-        assert f"no connection to 127.0.0.1 port {pbx.port}: Connect call failed" in await ear.state(LOST)
+        assert f"no connection to 127.0.0.1 port {pbx.port}: Connection refused" in await ear.state(LOST)
         assert (client.banner, client.asterisk, client.last_byte_at) == ("", None, None)
 
 
