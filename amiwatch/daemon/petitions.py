@@ -286,7 +286,8 @@ class Clerk:
         ended = f"; {_counted(lifted, 'ban')} lifted" if lifted else ""
         if self._daemon.allowlist.resolved.get(target) == []:
             ended = f"; but the name has no address now, so it protects nobody until it has one{ended}"
-        return Answer(f"{target} is never banned from now on{ended}")
+        how_long = f"for {duration(request.seconds)} " if request.seconds else ""
+        return Answer(f"{target} is never banned {how_long}from now on{ended}")
 
     def _allow_forced(self, target: str, *, by: str) -> None:
         """Lift the bans that were forced against the allowlist before: the last word counts."""

@@ -206,7 +206,7 @@ async def test_allowing_a_name_lifts_its_ban_and_disallowing_takes_it_back(offic
 
 
 async def test_an_allow_with_an_end_ends(office: Office) -> None:
-    await office.ask("allow", "203.0.113.1", 1)
+    assert (await office.ask("allow", "203.0.113.1", 1)).text == "203.0.113.1/32 is never banned for 1 s from now on"
     assert not (await office.ask("ban", "203.0.113.1")).is_done
     async with asyncio.timeout(5):
         while ip_network("203.0.113.1/32") in office.it.daemon.allowlist.networks:
