@@ -280,7 +280,7 @@ class Judge:
         is_late = self._is_named_late(source, dialogue, event)
         if not dialogue.is_new_request(event.account, now):
             return self._overdue(key, source, event, now, source.total)
-        if source.unanswered:
+        if source.unanswered and event.is_proven:  # in a storm of forged packets everybody looks like that
             self._count_unnamed(key, source, event, now)
         if self.trust.covers(key, event.account, now):
             # Its phone logged in with it lately: the account was deleted, or all of them were lost.
