@@ -28,7 +28,18 @@ from amiwatch.judgement.reasons import (
     mass_reason,
     mistyped_reason,
 )
-from amiwatch.judgement.rules import Measure, Policy, longest
+from amiwatch.judgement.rules import (
+    ACCOUNTS,
+    AMI,
+    ATTEMPTS,
+    GUESSES,
+    ONE_ACCOUNT,
+    TRIPWIRE,
+    UNANSWERED,
+    Measure,
+    Policy,
+    longest,
+)
 from amiwatch.judgement.safe import ALWAYS
 from amiwatch.judgement.sources import MAX_DIALOGUES, Dialogue, Source, SourceTable, cut
 from amiwatch.judgement.tally import Tally
@@ -124,7 +135,7 @@ class Judge:
         self.sources.limit = policy.max_sources
         self._longest = longest(policy.rules)
         self._is_wide = policy.ipv6_prefix < IPV6_PREFIX
-        self._counts_each = any(rule.measure is Measure.ONE_ACCOUNT and rule.limit for rule in policy.rules)
+        self._counts_each = any(rule.measure is ONE_ACCOUNT and rule.limit for rule in policy.rules)
         self._tripwires = frozenset(name.casefold() for name in policy.tripwires)
 
     def allow(self, networks: Mapping[IPNetwork, str]) -> None:
@@ -290,8 +301,8 @@ class Judge:
             return self._attempt(key, source, event, now, account=None, dialogue_is="unknown")
         if is_late:
             for part in source.parts(is_proven=event.is_proven):
-                part.note(Measure.ACCOUNTS, now, event.account)
-            return self._verdicts.judge(key, source, event, now, (Measure.ACCOUNTS,))
+                part.note(ACCOUNTS, now, event.account)
+            return self._verdicts.judge(key, source, event, now, (ACCOUNTS,))
         return self._attempt(key, source, event, now, account=event.account, dialogue_is="unknown")
 
     def _count_unnamed(self, key: int, source: Source, event: SecurityEvent, now: float) -> None:
@@ -307,7 +318,7 @@ class Judge:
             if since > now - NAMED_TIME:
                 self._leave_unanswered(key, source, session, event, now)
                 for part in source.parts(is_proven=dialogue.is_proven):
-                    part.note(Measure.ATTEMPTS, since)
+                    part.note(ATTEMPTS, since)
                     part.nameless += 1
                 if now < self._breaker.until:
                     self._breaker.go_on(key, now)  # what a storm's sources usually send
@@ -436,23 +447,23 @@ class Judge:
             source.failed_at = now
         changed = [_MEASURES[dialogue_is]] if dialogue_is in _MEASURES else []
         if account is not None:
-            changed.append(Measure.ACCOUNTS)
+            changed.append(ACCOUNTS)
         tried = event.account if account is None else account
         if self._counts_each and dialogue_is != "ami" and tried != UNKNOWN:
-            changed.append(Measure.ONE_ACCOUNT)
+            changed.append(ONE_ACCOUNT)
         if self._tripwires and dialogue_is != "ami" and tried.casefold() in self._tripwires:
-            changed.append(Measure.TRIPWIRE)
+            changed.append(TRIPWIRE)
         for part in source.parts(is_proven=event.is_proven):
             part.total += 1
             part.is_hurried |= is_hurried
             if account is None or account in part.accounts:
                 part.note_again(tried, now, part.accounts.get(tried))
-            for measure in (Measure.ATTEMPTS, *changed):
+            for measure in (ATTEMPTS, *changed):
                 part.note(measure, now, tried)
         if source.total > 1:
             self.sources.touch(key, source)
         self.sources.weigh(key, source)
-        judged = self._verdicts.judge(key, source, event, now, (*reversed(changed), Measure.ATTEMPTS))
+        judged = self._verdicts.judge(key, source, event, now, (*reversed(changed), ATTEMPTS))
         return (*said, *judged) if said else judged
 
     def _failed(self, key: int, source: Source, event: SecurityEvent, now: float) -> Sequence[Verdict]:
@@ -508,7 +519,7 @@ class Judge:
             return ()
         if source.total > 1:
             self.sources.touch(key, source)
-        return self._verdicts.judge(key, source, event, now, (Measure.UNANSWERED, Measure.ACCOUNTS))
+        return self._verdicts.judge(key, source, event, now, (UNANSWERED, ACCOUNTS))
 
     def _leave_unanswered(self, key: int, source: Source, session: int, event: SecurityEvent, now: float) -> None:
         """Count one challenge that nobody answered, at the time when it was sent."""
@@ -518,11 +529,11 @@ class Judge:
         for part in source.parts(is_proven=dialogue.is_proven):
             part.is_hurried |= dialogue.is_hurried
             part.total += 1
-            part.note(Measure.UNANSWERED, since)
+            part.note(UNANSWERED, since)
         account = dialogue.asked_as
         self._note(key, event._replace(account=account), "unanswered", since)
         if event.service == "SIP":
-            source.note(Measure.ACCOUNTS, now, account)
+            source.note(ACCOUNTS, now, account)
 
     def sweep(self, now: float) -> list[Verdict]:
         """
@@ -564,4 +575,4 @@ def _own_key(key: int, event: SecurityEvent) -> int:
     return key if key >= WIDE else source_key(event.source)
 
 
-_MEASURES: dict[Outcome, Measure] = {"guess": Measure.GUESSES, "ami": Measure.AMI}
+_MEASURES: dict[Outcome, Measure] = {"guess": GUESSES, "ami": AMI}

@@ -39,6 +39,10 @@ class Measure(IntEnum):
     """Failed attempts on one and the same account, whether it exists or not."""
 
 
+ATTEMPTS, ACCOUNTS, GUESSES, UNANSWERED, AMI, TRIPWIRE, ONE_ACCOUNT = Measure
+"""The same by name: looking up a member of an enum takes 0.1 us (Python 3.11), and an attempt needs ten of them."""
+
+
 class Unless(StrEnum):
     """Honest trouble that looks like an attack: where it applies, the rule raises an alert instead of a ban."""
 

@@ -16,14 +16,13 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from math import inf
 
-from amiwatch.judgement.rules import Measure
+from amiwatch.judgement.rules import ACCOUNTS, ATTEMPTS, ONE_ACCOUNT, Measure
 from amiwatch.judgement.values import TEXT_LIMIT, UNKNOWN, Evidence, IPAddress, SecurityEvent
 
 HISTORY = 96
 """Attempts and accounts kept for one source: more than the largest limit times the trust factor."""
 
 MEASURES = len(Measure)
-_ACCOUNTS, _ONE_ACCOUNT = Measure.ACCOUNTS, Measure.ONE_ACCOUNT  # looked up a dozen times an attempt
 
 MAX_DIALOGUES = 256
 """Dialogues kept for one source: the phones of an office that start together behind one address."""
@@ -217,32 +216,32 @@ class Windows:
 
     def number(self, measure: Measure) -> int:
         """Return how many of this measure are kept."""
-        return len(self.accounts) if measure is _ACCOUNTS else len(self.kept(measure))
+        return len(self.accounts) if measure is ACCOUNTS else len(self.kept(measure))
 
     def newest(self, measure: Measure, limit: int) -> float | None:
         """Return when the ``limit``-th newest of this measure was; None if there were fewer."""
-        if measure is _ACCOUNTS:
+        if measure is ACCOUNTS:
             if len(self.accounts) < limit:
                 return None  # the usual answer, and the iterators cost ten times as much
             return next(islice(reversed(self.accounts.values()), limit - 1, None))
-        times = self.times[measure] if measure is not _ONE_ACCOUNT else self.kept(measure)
+        times = self.times[measure] if measure is not ONE_ACCOUNT else self.kept(measure)
         return times[-limit] if times and len(times) >= limit else None
 
     def take_back(self, account: str, at: float) -> None:
         """Forget an attempt made then on this account, which was no offence."""
         self.accounts.pop(account, None)
-        times = self.times[Measure.ATTEMPTS]
+        times = self.times[ATTEMPTS]
         if times and at in times:
             times.remove(at)
 
     def since(self, measure: Measure, begin: float) -> list[float]:
         """Return the times of this measure from ``begin`` on."""
-        times = self.accounts.values() if measure is Measure.ACCOUNTS else self.kept(measure)
+        times = self.accounts.values() if measure is ACCOUNTS else self.kept(measure)
         return [at for at in times if at >= begin]
 
     def kept(self, measure: Measure) -> Sequence[float]:
         """Return the times that are kept of this measure; of one account, those of the account tried last."""
-        if measure is _ONE_ACCOUNT:
+        if measure is ONE_ACCOUNT:
             return next(reversed(self.each.values())) if self.each else ()
         return self.times[measure] or ()
 
@@ -271,9 +270,9 @@ class Attempts(Windows):
 
     def note(self, measure: Measure, at: float, account: str = "") -> None:
         """Note one more of this measure; ``account`` is the one that it is about, if it is about accounts."""
-        if measure is _ACCOUNTS:
+        if measure is ACCOUNTS:
             self.note_account(account[:TEXT_LIMIT], at)
-        elif measure is _ONE_ACCOUNT:
+        elif measure is ONE_ACCOUNT:
             self.count_each(account[:TEXT_LIMIT], at)
         else:
             self.count(measure, at)

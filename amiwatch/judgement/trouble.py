@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
 
-from amiwatch.judgement.rules import Measure
+from amiwatch.judgement.rules import ATTEMPTS, ONE_ACCOUNT, UNANSWERED, Measure
 from amiwatch.judgement.sources import HISTORY, Attempts, Source
 
 CALM_PACE = 1.0
@@ -89,9 +89,9 @@ _CALLER = re.compile(rf"\+?\d{{{CALLER_DIGITS},}}|anonymous|unavailable|unknown|
 
 def is_calm_caller(source: Attempts, measure: Measure, begin: float) -> bool:
     """Tell whether this may be a carrier or a monitor: one account or callers' numbers, at a calm pace."""
-    if measure is Measure.UNANSWERED:
-        return is_calm((source.times[Measure.UNANSWERED] or [])[-CALM_SAMPLES:])
-    times = (source.times[Measure.ATTEMPTS] or [])[-PACE_SAMPLES:]
+    if measure is UNANSWERED:
+        return is_calm((source.times[UNANSWERED] or [])[-CALM_SAMPLES:])
+    times = (source.times[ATTEMPTS] or [])[-PACE_SAMPLES:]
     names = [*(name for name, at in source.accounts.items() if at >= begin), *source.guessed]
     strange = sum(not _CALLER.fullmatch(name) for name in names)
     at_once = PINGS_AT_ONCE if names and strange == len(names) else CALLS_AT_ONCE
@@ -124,7 +124,7 @@ def is_crowd_of_phones(source: Attempts, unnamed: int = 0) -> bool:
     """
     if len(source.accounts) > PHONES_UNKNOWN:
         return False
-    times = (source.times[Measure.ATTEMPTS] or [])[-HISTORY:]
+    times = (source.times[ATTEMPTS] or [])[-HISTORY:]
     named = len(source.accounts.keys() | source.guessed.keys())
     phones = max(1, named + min(unnamed, PHONES_UNKNOWN))
     return len(times) <= RETRIES * phones * (1 + (times[-1] - times[0]) / PHONE_PAUSE) if times else True
@@ -132,7 +132,7 @@ def is_crowd_of_phones(source: Attempts, unnamed: int = 0) -> bool:
 
 def is_pace_of_site(source: Attempts) -> bool:
     """Tell whether the accounts that exist and fail here come as often as phones try again."""
-    times = (source.times[Measure.ATTEMPTS] or [])[-HISTORY:]
+    times = (source.times[ATTEMPTS] or [])[-HISTORY:]
     pauses = (times[-1] - times[0]) / PHONE_PAUSE if times else 0.0
     return len(times) <= len(source.guessed) * (RETRIES + pauses)
 
@@ -144,20 +144,20 @@ def is_like_its_storm(source: Attempts, usual: float) -> bool:
     Phones that fail come one after the other, and a forger who wants to hit many sends about as much in each name:
     ``usual`` is how many attempts a source of the storm makes on average.
     """
-    times = (source.times[Measure.ATTEMPTS] or [])[-HISTORY:]
+    times = (source.times[ATTEMPTS] or [])[-HISTORY:]
     if not times or len(times) <= usual * STORM_FACTOR:
         return True
     return len(times) <= STORM_START + (times[-1] - times[0]) * STORM_PACE
 
 
-def is_steady_phone(source: Attempts, measure: Measure = Measure.ATTEMPTS) -> bool:
+def is_steady_phone(source: Attempts, measure: Measure = ATTEMPTS) -> bool:
     """
     Tell whether this may be one phone with an old password or a deleted account.
 
     For ``ONE_ACCOUNT`` it is asked of the account tried last, whatever others do behind the same address.
     """
-    if measure is not Measure.ONE_ACCOUNT:
-        measure = Measure.ATTEMPTS
+    if measure is not ONE_ACCOUNT:
+        measure = ATTEMPTS
         if len(source.accounts.keys() | source.guessed.keys()) > 1:
             return False
     times = list(source.kept(measure)[-PACE_SAMPLES:])
@@ -195,13 +195,13 @@ def is_unnamed_enumeration(source: Attempts) -> bool:
     """Tell whether all that came were attempts that nobody names, faster than one phone with a deleted account."""
     if not source.unnamed or source.unnamed < source.total:
         return False
-    times = (source.times[Measure.ATTEMPTS] or [])[-HISTORY:]
+    times = (source.times[ATTEMPTS] or [])[-HISTORY:]
     return len(times) > RETRIES * (1 + (times[-1] - times[0]) / PHONE_PAUSE)
 
 
 def is_beyond_phones(source: Attempts, phones: int) -> bool:
     """Tell whether attempts that nobody names come faster than so many phones with deleted accounts."""
-    times = source.kept(Measure.ATTEMPTS)[-HISTORY:]
+    times = source.kept(ATTEMPTS)[-HISTORY:]
     if not times or source.unnamed < UNNAMED_SHARE * source.total:
         return False
     begins = 1 + sum(pause > RETRY_PAUSE for pause in _pauses(times))
@@ -210,7 +210,7 @@ def is_beyond_phones(source: Attempts, phones: int) -> bool:
 
 def is_too_early(source: Attempts, measure: Measure) -> bool:
     """Tell whether too few requests that nobody named have come to know calls from a scanner."""
-    if measure is not Measure.UNANSWERED:
+    if measure is not UNANSWERED:
         return False
     pauses = _pauses((source.times[measure] or [])[-PACE_SAMPLES - 1 :])
     if are_equal_bursts(pauses[1 - 2 * BURST_SIZE :]):

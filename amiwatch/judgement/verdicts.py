@@ -38,7 +38,19 @@ from amiwatch.judgement.reasons import (
     site_reason,
     trusted_reason,
 )
-from amiwatch.judgement.rules import MINUTE, Measure, Policy, Rule, Unless
+from amiwatch.judgement.rules import (
+    ACCOUNTS,
+    AMI,
+    ATTEMPTS,
+    GUESSES,
+    MINUTE,
+    ONE_ACCOUNT,
+    TRIPWIRE,
+    Measure,
+    Policy,
+    Rule,
+    Unless,
+)
 from amiwatch.judgement.sources import Attempts, Source, SourceTable, Windows
 from amiwatch.judgement.trouble import (
     BROKEN_PHONES,
@@ -55,6 +67,8 @@ from amiwatch.judgement.trouble import (
 )
 from amiwatch.judgement.trust import Trust
 from amiwatch.judgement.values import Ban, IPAddress, IPNetwork, Lift, SecurityEvent, Verdict, source_network
+
+_CARRIER, _PHONE, _RETRIES, _CROWD = Unless  # a look-up in an enum costs more than what is asked
 
 CROWD_PAUSE = 0.1
 """How long a source that a storm excuses is not looked at again, in seconds: a flood must cost little, and a scanner at
@@ -161,7 +175,7 @@ class Verdicts:
                 part = source.proven if is_proven and source.proven is not None else source
                 if now < self._breaker.until and self._is_of_a_crowd(source, part, rule, now, is_proven, is_trusted):
                     continue
-                rule = replace(rule, limit=_limit(rule, sure if is_proven else factor))
+                rule = _scaled(rule, sure if is_proven else factor)
                 excuse = self._excuse(key, source, part, rule, event, now)
                 if excuse is None and is_trusted:
                     excuse = self._spare_trusted(key, source, rule, event, now, is_proven)
@@ -172,10 +186,10 @@ class Verdicts:
 
     def _factor(self, source: Source, measure: Measure, is_trusted: bool) -> float:
         """Return by how much more unknown accounts a trusted source may try, or less one in a bad neighbourhood."""
-        if measure is Measure.ACCOUNTS:
+        if measure is ACCOUNTS:
             return self.policy.trust_factor if is_trusted else BAD_NEIGHBOURS
         # On FreePBX, which does not name them, attempts alone tell of accounts that don't exist.
-        is_unnamed = not is_trusted and measure is Measure.ATTEMPTS and is_unnamed_enumeration(source)
+        is_unnamed = not is_trusted and measure is ATTEMPTS and is_unnamed_enumeration(source)
         return BAD_NEIGHBOURS if is_unnamed else 1
 
     def _is_of_a_crowd(
@@ -183,11 +197,11 @@ class Verdicts:
     ) -> bool:
         """Tell whether a source fails as many others do just now, and is no worse than phones that fail."""
         # Whoever bans at the first attempt wants no patience.
-        if Unless.CROWD not in rule.unless or rule.limit == 1:
+        if _CROWD not in rule.unless or rule.limit == 1:
             return False
         if part.is_hurried or (self._breaker.is_storm and is_proven):
             return False
-        if rule.measure is Measure.ACCOUNTS and is_trusted and is_proven:
+        if rule.measure is ACCOUNTS and is_trusted and is_proven:
             return False  # its own accounts were not counted
         if not is_crowd_of_phones(part, part.unnamed + part.nameless):
             return False
@@ -205,21 +219,21 @@ class Verdicts:
         begin = now - rule.find_time
         if part.is_hurried:
             return None
-        if Unless.CARRIER in rule.unless and is_too_early(part, rule.measure):
+        if _CARRIER in rule.unless and is_too_early(part, rule.measure):
             return ()
-        if Unless.RETRIES in rule.unless and (part.guessed or part.unnamed or is_crowd_of_phones(part)):
+        if _RETRIES in rule.unless and (part.guessed or part.unnamed or is_crowd_of_phones(part)):
             return ()
-        if Unless.CARRIER in rule.unless and not part.has_password and is_calm_caller(part, rule.measure, begin):
-            if Unless.RETRIES in rule.unless:
+        if _CARRIER in rule.unless and not part.has_password and is_calm_caller(part, rule.measure, begin):
+            if _RETRIES in rule.unless:
                 return ()  # the next one may have another name
             return self.alarms.tell("unknown_carrier", key, event, now, lambda: quiet_reason(source, rule, now))
         if part.unnamed and self._is_shared(key, now):
             return None  # nobody says that these attempts are one account's
-        if Unless.PHONE in rule.unless and is_steady_phone(part, rule.measure):
+        if _PHONE in rule.unless and is_steady_phone(part, rule.measure):
             return self.alarms.tell("broken_phone", key, event, now, lambda: phone_reason(source, event))
-        if Unless.PHONE in rule.unless and is_broken_site(part):
+        if _PHONE in rule.unless and is_broken_site(part):
             return self.alarms.tell("broken_site", key, event, now, lambda: site_reason(source))
-        if Unless.CROWD in rule.unless and rule.measure in _OF_KNOWN_ACCOUNTS:
+        if _CROWD in rule.unless and rule.measure in _OF_KNOWN_ACCOUNTS:
             return self._excuse_moved(key, source, part, event, now)
         return None
 
@@ -265,7 +279,7 @@ class Verdicts:
         if source.proven is None or not _is_met(rule, source.proven, self.policy.trust_factor / 2, now):
             return False
         phones = max(BROKEN_PHONES, len(self._trust.accounts(key, now)))
-        return rule.measure is Measure.ATTEMPTS and is_beyond_phones(source.proven, phones)
+        return rule.measure is ATTEMPTS and is_beyond_phones(source.proven, phones)
 
     def _offender(
         self,
@@ -324,7 +338,7 @@ class Verdicts:
 
     def judge_campaigner(self, key: int, source: Source, account: str, now: float) -> Sequence[Verdict]:
         """Ban a source that took part in a campaign, if all its guesses are proven and nothing speaks for it."""
-        proven = () if source.proven is None else source.proven.kept(Measure.GUESSES)
+        proven = () if source.proven is None else source.proven.kept(GUESSES)
         is_one_of_many = source.guessed.keys() == {account} and 0 < source.total == len(proven) <= FEW
         if not is_one_of_many or self._trust.has(key, now):
             return ()
@@ -338,9 +352,7 @@ class Verdicts:
         self, key: int, source: Source, rule: Rule, now: float, *, level: int, is_trusted: bool, is_proven: bool
     ) -> str:
         reason = ban_reason(source, rule, now, level=level, is_trusted=is_trusted, is_proven=is_proven)
-        is_half = rule.measure is Measure.ACCOUNTS or (
-            rule.measure is Measure.ATTEMPTS and is_unnamed_enumeration(source)
-        )
+        is_half = rule.measure is ACCOUNTS or (rule.measure is ATTEMPTS and is_unnamed_enumeration(source))
         if not is_half or is_trusted or not self.neighbours.are_bad(key, now, is_proven=is_proven):
             return reason
         return f"{reason}; {self.neighbours.count(key, now)} of its neighbours are banned, so half is enough"
@@ -403,6 +415,10 @@ def _next_minute(now: float) -> float:
     return (now // MINUTE + 1) * MINUTE
 
 
+def _scaled(rule: Rule, factor: float) -> Rule:
+    return rule if factor == 1 else replace(rule, limit=_limit(rule, factor))
+
+
 def _limit(rule: Rule, factor: float) -> int:
     return ceil(rule.limit * factor)
 
@@ -412,7 +428,7 @@ def _is_met(rule: Rule, windows: Windows, factor: float, now: float) -> bool:
     return reached is not None and reached >= now - rule.find_time
 
 
-_OF_KNOWN_ACCOUNTS = frozenset({Measure.ATTEMPTS, Measure.GUESSES, Measure.ONE_ACCOUNT})
+_OF_KNOWN_ACCOUNTS = frozenset({ATTEMPTS, GUESSES, ONE_ACCOUNT})
 
-_NOT_COVERED = frozenset({Measure.ACCOUNTS, Measure.AMI, Measure.TRIPWIRE})
+_NOT_COVERED = frozenset({ACCOUNTS, AMI, TRIPWIRE})
 """What trust does not excuse: enumerations, guessing at the manager, tripwires."""
