@@ -110,7 +110,7 @@ def _leave_note(settings: Settings, how_long: int | None, comment: str, *, error
         leave_note(settings.database, Panic(now, now + how_long if how_long else None, asker(), visible(comment)))
     except OSError as refused:
         raise StoreError(
-            f"{error} And {str(note_path(settings.database))!r} can't be written ({refused.strerror}). {emptied}; "
+            f"{error} And {str(note_path(settings.database))!r} can't be written ({refused.strerror}), and {emptied}; "
             f"if the daemon runs, {STOP_IT}."
         ) from error
     complain(str(error))
