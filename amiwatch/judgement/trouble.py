@@ -45,6 +45,9 @@ PACE_SAMPLES = 20
 CALLS_AT_ONCE = 5
 """Calls that a carrier may bring at the same moment, beyond its pace."""
 
+CARRIER_HOSTS = 4
+"""Addresses of one IPv6 /64 from which a carrier may come; a scanner that takes a new one for each try has more."""
+
 PINGS_AT_ONCE = 2
 """Pings that a monitor may send at the same moment, always with one name."""
 
@@ -98,6 +101,11 @@ def is_calm_caller(source: Attempts, measure: Measure, begin: float) -> bool:
     if len(times) < 2 or len(times) - at_once > (times[-1] - times[0]) * CALM_PACE:
         return False
     return strange < 2  # a carrier pings with a name of its own between the calls
+
+
+def is_hopper(source: Source) -> bool:
+    """Tell whether a source takes one address after the other, as far as its evidence tells."""
+    return len({event.source for event in source.evidence}) > CARRIER_HOSTS
 
 
 def is_calm(times: list[float]) -> bool:

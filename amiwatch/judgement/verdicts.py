@@ -58,6 +58,7 @@ from amiwatch.judgement.trouble import (
     is_broken_site,
     is_calm_caller,
     is_crowd_of_phones,
+    is_hopper,
     is_like_its_storm,
     is_pace_of_phone,
     is_pace_of_site,
@@ -219,11 +220,12 @@ class Verdicts:
         begin = now - rule.find_time
         if part.is_hurried:
             return None
-        if _CARRIER in rule.unless and is_too_early(part, rule.measure):
+        may_be_carrier = _CARRIER in rule.unless and not is_hopper(source)
+        if may_be_carrier and is_too_early(part, rule.measure):
             return ()
         if _RETRIES in rule.unless and (part.guessed or part.unnamed or is_crowd_of_phones(part)):
             return ()
-        if _CARRIER in rule.unless and not part.has_password and is_calm_caller(part, rule.measure, begin):
+        if may_be_carrier and not part.has_password and is_calm_caller(part, rule.measure, begin):
             if _RETRIES in rule.unless:
                 return ()  # the next one may have another name
             return self.alarms.tell("unknown_carrier", key, event, now, lambda: quiet_reason(source, rule, now))

@@ -118,7 +118,9 @@ def test_a_rule_does_not_ban_outside_its_window(probe: Probe) -> None:
     assert not probe.told([pace] * 2 * probe.limit).bans
 
 
-@pytest.mark.parametrize("rule", [rule for rule in ROWS if rule.measure is Measure.UNANSWERED], ids=str)
+@pytest.mark.parametrize(
+    "rule", [rule for rule in ROWS if rule.measure is Measure.UNANSWERED], ids=lambda rule: f"{rule.name}-{rule.limit}"
+)
 @pytest.mark.parametrize("transport", ["TCP", "UDP"])
 def test_unanswered_challenges_ban_at_the_limit_and_not_one_below(rule: Rule, transport: str) -> None:
     story = Story(rules=(rule,), answer_time=5)

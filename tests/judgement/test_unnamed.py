@@ -67,6 +67,15 @@ def test_a_request_long_before_the_name_is_not_the_strangers() -> None:
     assert not story.bans
 
 
+@pytest.mark.parametrize(("hosts", "is_banned"), [(4, False), (12, True)])
+def test_a_carrier_has_few_addresses_in_a_network_and_a_hopper_many(hosts: int, is_banned: bool) -> None:
+    story = Story()
+    for number in range(12):
+        comes(story, "100", is_named=False, source=f"2001:db8:5::{1 + number % hosts}", transport="UDP")
+        story.wait(7)
+    assert story.banned() == ({"2001:db8:5::/64"} if is_banned else set())
+
+
 def test_a_carrier_that_brings_five_calls_at_once_is_not_banned() -> None:
     story = Story()
     for number in range(5):
