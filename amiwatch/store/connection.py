@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -191,13 +192,21 @@ class Connection:
         """Yield what a read-only connection lists; it ends where the file is damaged, and replaced. StoreError."""
         self._connected()
         inode = self.inode
+        chunks = self._listed(read)
+        # One thread of its own: a step that is cancelled runs on, and SQLite must not be closed meanwhile (it crashes).
+        worker = ThreadPoolExecutor(max_workers=1)
         try:
-            with await asyncio.to_thread(Reader, self.path) as reader:
-                chunks = read(reader)
-                while chunk := await asyncio.to_thread(next, chunks, None):
-                    yield chunk
+            while chunk := await asyncio.get_running_loop().run_in_executor(worker, next, chunks, None):
+                yield chunk
         except StoreCorrupt as error:
             await self.begin_anew(error, inode)
+        finally:
+            worker.submit(chunks.close)
+            worker.shutdown(wait=False)
+
+    def _listed(self, read: Callable[[Reader], Iterator[list[T]]]) -> Generator[list[T], None, None]:
+        with Reader(self.path) as reader:
+            yield from read(reader)
 
     async def data_version(self) -> int:
         """Return a number that changes with each commit of another process and each opening; 0 while none is open."""

@@ -210,7 +210,7 @@ def test_who_takes_part_in_a_campaign_is_told_so(call, lived):
         *(
             event
             for last in range(30)
-            for event in attempts(Case.WRONG_PASSWORD, "500", source=f"198.51.100.{last + 1}", at=NOW - 900 + last)
+            for event in attempts(Case.WRONG_PASSWORD, "500", source=f"198.51.100.{last + 1}", at=NOW - 900 + 3 * last)
         )
     )
     story = call("why", "198.51.100.7").stdout

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
-from contextlib import closing
+import threading
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
 from amiwatch.errors import StoreError, StoreUnavailable
+from amiwatch.store.reader import Reader
+from amiwatch.store.records import StoredBan
 from amiwatch.store.writer import Store
 
 from .conftest import NOON, OFFICE, lock, make_attempts, make_ban
@@ -150,3 +155,34 @@ async def test_a_missing_directory_is_said_in_a_sentence(tmp_path: Path) -> None
 async def test_a_directory_in_place_of_the_file_is_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is no file"):
         await Store.open_or_wait(tmp_path)
+
+
+async def test_a_listing_that_is_cancelled_is_closed_behind_its_running_step(store: Store) -> None:
+    """SQLite crashes where one thread closes what another one reads."""
+    store.put_ban(make_ban(), **OFFICE)
+    await store.flush()
+    is_reading, may_read, is_closed = threading.Event(), threading.Event(), threading.Event()
+    read: list[StoredBan] = []
+
+    def slowly(reader: Reader) -> Iterator[list[StoredBan]]:
+        try:
+            is_reading.set()
+            may_read.wait(5)
+            for part in reader.stored_bans(NOON, 100):
+                read.extend(part)
+                yield part
+        finally:
+            is_closed.set()
+
+    async def listing() -> None:
+        async for _ in store._connection.chunks(slowly):
+            pass
+
+    task = asyncio.create_task(listing())
+    await asyncio.to_thread(is_reading.wait, 5)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    may_read.set()
+    assert await asyncio.to_thread(is_closed.wait, 5)
+    assert len(read) == 1

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -126,8 +127,10 @@ def public(tmp_path: Path) -> Path:
     """A database in a directory that everybody may read and only root may write."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to become nobody")
-    for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        parent.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder == Path(tempfile.gettempdir()):
+            break
+        folder.chmod(0o755)
     return tmp_path / "amiwatch.db"
 
 
