@@ -6,6 +6,8 @@
 VENV   ?= .venv
 PYTHON ?= $(shell .ci/python)
 ARGS   ?=
+# Tests side by side: most of them wait, for packets that must not come and for programs that start.
+WORKERS ?= 4
 BIN    := $(VENV)/bin
 
 # The demo, the tests and the benchmarks call ipset and iptables, which an ordinary user's PATH lacks on Debian.
@@ -50,7 +52,7 @@ demo: install system ## Watch attackers being dropped: no root, no Asterisk, the
 	@$(BIN)/amiwatch demo
 
 test: install system ## Run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: format lint types docs test ## Format, lint, types, docs and tests: what a change must pass
 
@@ -87,7 +89,7 @@ lock: $(UV) ## Choose the newest allowed versions again
 lowest: $(UV) system ## Run the tests with the oldest versions that pyproject.toml allows
 	$(UV) venv --quiet --clear --python $(BIN)/python .venv-lowest
 	$(UV) pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[dev]'
-	@.venv-lowest/bin/python -m pytest $(ARGS)
+	@.venv-lowest/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 clean: ## Remove what was made here
 	rm -rf .venv .venv-* .neighbours site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
