@@ -282,7 +282,7 @@ class Wire:
         buffer = self._rest + data if self._rest else data
         at = 0
         shapes = _SHAPES
-        while not (self._scanned and buffer.find(_END, at + self._scanned) < 0):
+        while not self._scanned or buffer.startswith(BANNER, at) or buffer.find(_END, at + self._scanned) >= 0:
             # The hot path: a message at this place that fits its template to the byte.
             shape = shapes.get(buffer[at + 7 : buffer.find(b"\r", at + 7)])
             if shape is not None and not self._is_skipping:

@@ -98,6 +98,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(st.one_of(st.binary(max_size=60), PIECES), max_size=30))
+@example([b"Asterisk Call Manager/", b"\r\n"])
 def test_no_bytes_in_any_chunking_raise(chunks: list[bytes]) -> None:
     wire = Wire()
     whole = [item for chunk in chunks for item in wire.feed(chunk)] + wire.close()

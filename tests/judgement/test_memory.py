@@ -47,6 +47,7 @@ def bounds(policy: Policy) -> dict[str, int]:
         **{f"{part}.guessed": sources.HISTORY for part in ("Source", "Attempts")},
         "Source.dialogues": sources.MAX_DIALOGUES,
         "Source.evidence": sources.MAX_EVIDENCE,
+        "Source.names": sources.HISTORY,
         "Source.unanswered": sources.MAX_DIALOGUES,
         "SourceTable._newcomers": policy.max_sources,
         "SourceTable._suspects": policy.max_sources,
