@@ -15,13 +15,14 @@ Linux only. Works without threads, helpers and daemons; what was made vanishes w
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
@@ -40,6 +41,9 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2
 
 _SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
+
+_BIND_SECONDS = 2.0
+"""A program that another thread is just starting holds a closed socket until its exec: the port is busy so long."""
 
 T = TypeVar("T")
 
@@ -222,9 +226,8 @@ class Wire:
 
     def receiver(self, port: int, family: int = 4, *, timeout: float = 5.0) -> socket.socket:
         """Bind a UDP socket to our address; ``recv`` raises ``TimeoutError`` after ``timeout`` seconds of silence."""
-        endpoint = socket.socket(_af(family), socket.SOCK_DGRAM)
+        endpoint = _bound(self.here[family], socket.SOCK_DGRAM, port)
         endpoint.settimeout(timeout)
-        endpoint.bind((self.here[family], port))
         return endpoint
 
     def send_from(self, address: str, port: int, payload: bytes) -> None:
@@ -280,13 +283,17 @@ class Wire:
 
 def _bound(address: str, kind: int, port: int) -> socket.socket:
     endpoint = socket.socket(_af(ip_address(address).version), kind)
-    try:
-        endpoint.bind((address, port))
-    except BaseException:
-        with contextlib.suppress(OSError):
-            endpoint.close()
-        raise
-    return endpoint
+    give_up = time.monotonic() + _BIND_SECONDS
+    while True:
+        try:
+            endpoint.bind((address, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > give_up:
+                endpoint.close()
+                raise
+            time.sleep(0.005)
+        else:
+            return endpoint
 
 
 def _af(family: int) -> int:

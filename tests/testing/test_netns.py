@@ -1,6 +1,7 @@
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -58,6 +59,22 @@ def test_an_answer_goes_back_over_the_wire():
         assert sender == ("198.51.100.7", 5062)
         pbx.sendto(payload.lower(), sender)
         assert phone.recv(100) == b"options"
+
+
+def test_a_port_that_another_process_holds_for_a_moment_is_waited_for():
+    with Wire() as wire, wire.receiver(5060) as first:
+        # What a program started by another thread does to our sockets between its fork and its exec:
+        held = first.dup()
+        first.close()
+        threading.Timer(0.1, held.close).start()
+        with wire.receiver(5060) as second:
+            wire.send_from("198.51.100.7", 5060, b"OPTIONS")
+            assert second.recv(100) == b"OPTIONS"
+
+
+def test_a_port_that_stays_busy_is_an_error():
+    with Wire() as wire, wire.receiver(5060), pytest.raises(OSError, match="Address already in use"):
+        wire.receiver(5060)
 
 
 def test_unplugging_leaves_nothing_and_may_be_done_twice():
