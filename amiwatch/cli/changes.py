@@ -25,7 +25,7 @@ COMPLETIONS = 100
 """Networks offered for completion: more nobody reads."""
 
 WIDE = {4: 8, 6: 16}
-"""Prefix of the widest network that is allowed without asking: beyond it, hardly anybody can be banned any more."""
+"""Prefix of the widest network that is allowed or unbanned without asking: beyond it, it is nearly everybody."""
 
 NAMES_TIME = 15.0
 """Seconds to wait for a change of the allowlist: its names are looked up, and a name server may be silent."""
@@ -125,15 +125,18 @@ def unban(
     comment: Comment = "",
 ) -> None:
     """
-    End a ban, or all of them.
+    End the bans of an address or a network, or all of them.
 
-    The offender's place on the ladder is forgotten with it.
+    A network lifts every ban inside it. The offenders' places on the ladder are forgotten, too.
     """
     if everybody == bool(target):
         raise UsageError("say what to unban: an address, a network, or --all.")
     settings = context.obj.settings()
     if not everybody:
-        carry_out(settings, "unban", str(network(target)), comment=comment)
+        wanted = network(target)
+        if wanted.prefixlen < WIDE[wanted.version]:
+            confirm(f"{wanted} is very wide. Unban everybody in it?", is_sure=is_sure)
+        carry_out(settings, "unban", str(wanted), comment=comment, patience=PATIENT_TIME)
         return
     confirm("Unban everybody?", is_sure=is_sure)
     carry_out(settings, "unban-all", comment=comment, patience=PATIENT_TIME)

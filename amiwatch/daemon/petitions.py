@@ -9,7 +9,7 @@ Rule 2: a refusal changes nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -241,22 +241,28 @@ class Clerk:
 
     async def _unban(self, request: Request) -> Answer:
         network = target_network(request.target)
-        found = self._daemon.lift(network, by=request.asked_by, reason=request.comment or "unbanned")
-        around, inside = self._other_bans(network)
+        touching = self._daemon.judge.ledger.touching(network)
+        found = [each for each in touching if each.prefixlen >= network.prefixlen]
+        wider = sorted(set(touching) - set(found), key=lambda each: each.prefixlen, reverse=True)
+        around = " and ".join(map(str, wider))
+        await self._lift_all(found or [network], by=request.asked_by, reason=request.comment or "unbanned")
         if not found:
-            why = f"lies in the banned {around}: unban that" if around else f"was not banned{inside}"
+            why = f"lies in the banned {around}: unban that" if around else "was not banned, nor anything inside it"
             return Answer(f"{network} {why}", is_done=False)
-        self._pardon(network)
-        await self._daemon.settle()
-        still = f"; but it lies in the banned {around}: unban that, too" if around else inside
-        return Answer(f"{network} unbanned{still}{self._trouble()}")
+        inside = [each for each in found if each != network]
+        text = f"{network} unbanned" if network in found else f"{network} itself was not banned"
+        if inside:
+            text += f"; {_counted(len(inside), 'ban')} inside it lifted"
+        still = f"; but it lies in the banned {around}: unban that, too" if around else ""
+        return Answer(text + still + self._trouble())
 
-    def _other_bans(self, network: IPNetwork) -> tuple[IPNetwork | None, str]:
-        """Return the banned network around this one, and words about the bans that lie inside it."""
-        others = [each for each in self._daemon.judge.ledger.touching(network) if each != network]
-        inside = [each for each in others if each.prefixlen > network.prefixlen]
-        words = f"; still in force inside it: {_counted(len(inside), 'ban')} (see 'amiwatch bans {network}')"
-        return next((each for each in others if each not in inside), None), words if inside else ""
+    async def _lift_all(self, networks: Collection[IPNetwork], *, by: str, reason: str) -> None:
+        """Lift these bans, and forget the offenders' places on the ladder; back when the kernel did it."""
+        for number, network in enumerate(networks):
+            if self._daemon.lift(network, by=by, reason=reason):
+                self._pardon(network)
+            await self._daemon.memory.breathe(number)
+        await self._daemon.settle()
 
     def _pardon(self, network: IPNetwork) -> None:
         self._daemon.judge.ladder.forget(source_key(network.network_address))
@@ -264,11 +270,7 @@ class Clerk:
 
     async def _unban_all(self, request: Request) -> Answer:
         networks = [network for network, _ in self._daemon.judge.ledger.wanted(self._daemon.now())]
-        for number, network in enumerate(networks):
-            self._daemon.lift(network, by=request.asked_by, reason=request.comment or "unbanned with all")
-            self._pardon(network)
-            await self._daemon.memory.breathe(number)
-        await self._daemon.settle()
+        await self._lift_all(networks, by=request.asked_by, reason=request.comment or "unbanned with all")
         return Answer(f"{_counted(len(networks), 'ban')} lifted{self._trouble()}")
 
     async def _allow(self, request: Request) -> Answer:

@@ -64,6 +64,15 @@ def test_all_are_unbanned_only_by_who_is_sure(call, fill):
     assert json.loads(call("bans", "--json").stdout) == []
 
 
+def test_a_very_wide_network_is_unbanned_only_by_who_is_sure(call):
+    for target in ("203.0.113.7", "203.0.113.8", "192.0.2.7"):
+        call("ban", target)
+    assert call("unban", "192.0.0.0/4").exit_code == 2
+    assert len(json.loads(call("bans", "--json").stdout)) == 3
+    lifted = "192.0.0.0/4 itself was not banned; 3 bans inside it lifted\n"
+    assert call("unban", "192.0.0.0/4", "--yes").stdout == lifted
+
+
 @pytest.mark.parametrize("arguments", [["unban"], ["unban", "203.0.113.7", "--all"], ["allow"], ["ban"], ["ban", "x"]])
 def test_half_a_command_is_a_mistake_and_leaves_no_trace(call, path, arguments: list[str]):
     assert call(*arguments).exit_code == 2
