@@ -23,6 +23,10 @@ SAVE_PAUSE = 3600
 MAX_ACCOUNTS = 256
 """Trusted accounts kept for one source: the phones of a large office behind one address."""
 
+MAX_PLACES = 256
+"""Trusted sources kept for one account, here and in the store (``0008_places.sql``): a telephone that roams has some
+dozens in a week, and who owns an IPv6 /48 has 65,536, with which he must not push out everybody else."""
+
 
 class Trust:
     """Which sources have logged in lately, and as whom. Sources are ``source_key`` numbers."""
@@ -32,8 +36,8 @@ class Trust:
         self.max_sources = max_sources
         self._sources: OrderedDict[int, dict[str, float]] = OrderedDict()
         """Source → account → time of its last login; both in the order of their last login."""
-        self._homes: OrderedDict[str, int] = OrderedDict()
-        """Account → the source that was the last to begin to log in with it."""
+        self._places: OrderedDict[str, dict[int, None]] = OrderedDict()
+        """Account → the sources that began to log in with it, its home last; some may have no trust any more."""
         self._unsaved: dict[tuple[int, str], float] = {}
         self._saved: OrderedDict[tuple[int, str], float] = OrderedDict()
 
@@ -73,16 +77,35 @@ class Trust:
 
     def _settle(self, account: str, key: int, at: float) -> None:
         """Let an account live at this source, unless another logged in with it later."""
-        if self._sources.get(self._homes.get(account, key), {}).get(account, -inf) > at:
-            return
-        self._homes[account] = key
-        self._homes.move_to_end(account)
-        if len(self._homes) > self.max_sources:
-            self._homes.popitem(last=False)
+        places = self._places.setdefault(account, {})
+        self._places.move_to_end(account)
+        home = next(reversed(places), key)
+        places.pop(key, None)
+        places[key] = None
+        if self._heard_as(home, account) > at:
+            places[home] = places.pop(home, None)
+        if len(places) > MAX_PLACES:
+            self._leave(account, places)
+        if len(self._places) > self.max_sources:
+            self._places.popitem(last=False)
+
+    def _leave(self, account: str, places: dict[int, None]) -> None:
+        """Take the trust that an account earned from the quarter of its places that was silent for longest."""
+        silent = sorted(places, key=lambda key: self._heard_as(key, account))[: MAX_PLACES // 4]
+        for key in silent:
+            del places[key]
+            self._unsaved.pop((key, account), None)
+            accounts = self._sources.get(key, {})
+            accounts.pop(account, None)
+            if not accounts:
+                self._sources.pop(key, None)
+
+    def _heard_as(self, key: int, account: str) -> float:
+        return self._sources.get(key, {}).get(account, -inf)
 
     def home(self, account: str, now: float) -> int | None:
         """Return the source that was the last to begin to log in with this account; None if it has no trust."""
-        key = self._homes.get(account)
+        key = next(reversed(self._places.get(account, {})), None)
         return key if key is not None and self.covers(key, account, now) else None
 
     def heard(self, key: int) -> float:

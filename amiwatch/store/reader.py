@@ -378,8 +378,8 @@ class Reader:
         return (StoredOffender(key_network(row[0]), *row[1:]) for row in self._fetch(sql, (since,)))
 
     def stored_trust(self, now: float) -> list[StoredTrust]:
-        """Return the trust that has not run out."""
-        sql = "SELECT sort_key, account, since, until, last_at FROM trust WHERE until > ?"
+        """Return the trust that has not run out, in the order of the last logins."""
+        sql = "SELECT sort_key, account, since, until, last_at FROM trust WHERE until > ? ORDER BY last_at"
         return [StoredTrust(key_network(row[0]), *row[1:]) for row in self._fetch(sql, (now,))]
 
     def pending_requests(self) -> list[Request]:

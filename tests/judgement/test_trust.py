@@ -1,4 +1,4 @@
-from amiwatch.judgement.trust import MAX_ACCOUNTS, SAVE_PAUSE, Trust
+from amiwatch.judgement.trust import MAX_ACCOUNTS, MAX_PLACES, SAVE_PAUSE, Trust
 
 
 def test_trust_lasts_for_its_time_and_not_longer() -> None:
@@ -57,3 +57,39 @@ def test_what_is_to_be_stored_is_told_once_in_a_while() -> None:
     assert trust.unsaved() == []
     trust.grant(1, "1001", 2 * SAVE_PAUSE + 20)
     assert trust.unsaved() == [(1, "1001", 2 * SAVE_PAUSE + 20)]
+
+
+def test_an_account_with_many_places_pushes_out_its_own_and_nobody_else() -> None:
+    trust = Trust(trust_time=1e9, max_sources=1000)
+    for number in range(500):
+        trust.grant(number, str(number), number)
+    for number in range(50_000):
+        trust.grant(~number, "intruder", 1000 + number)
+        if number % 100 == 0:
+            trust.grant(~0, "intruder", 1000 + number)
+    assert all(trust.covers(number, str(number), 60_000) for number in range(500))
+    assert 3 * MAX_PLACES / 4 <= len(trust) - 500 <= MAX_PLACES
+    assert trust.covers(~49_999, "intruder", 60_000)
+    assert trust.covers(~0, "intruder", 60_000)  # it was there all the time
+    assert trust.home("intruder", 60_000) == ~49_999
+    assert len(trust.unsaved()) <= 500 + MAX_PLACES
+
+
+def test_a_place_of_several_accounts_keeps_the_trust_that_others_earned() -> None:
+    trust = Trust(trust_time=1e9, max_sources=1000)
+    for account in ("1001", "intruder"):
+        trust.grant(7, account, 0)
+    for number in range(1, 2 * MAX_PLACES):
+        trust.grant(~number, "intruder", number)
+    assert trust.accounts(7, 1000) == ["1001"]
+
+
+def test_what_is_learned_out_of_order_makes_nobody_move() -> None:
+    trust = Trust(trust_time=1e9, max_sources=10)
+    trust.grant(1, "1001", 50)
+    trust.grant(2, "1001", 20)
+    assert trust.home("1001", 60) == 1
+    trust.grant(2, "1001", 60)
+    assert trust.home("1001", 60) == 1  # nothing new there
+    trust.grant(3, "1001", 70)
+    assert trust.home("1001", 70) == 3

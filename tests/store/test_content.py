@@ -7,6 +7,7 @@ from contextlib import closing
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
+from amiwatch.judgement.trust import MAX_PLACES
 from amiwatch.judgement.values import Alert
 from amiwatch.store.reader import Reader
 from amiwatch.store.records import TIMES_LIMIT, AllowEntry, AttemptCount, Panic, Status, Trial
@@ -170,6 +171,24 @@ async def test_trust_is_extended_and_runs_out(store: Store) -> None:
     (trust,) = await store.trust(NOON + 61)
     assert trust == (network, "100", NOON, NOON + 90, NOON + 30)
     assert await store.trust(NOON + 91) == []
+
+
+async def test_trust_is_returned_in_the_order_of_the_last_logins(store: Store) -> None:
+    for account, at in (("100", NOON + 20), ("101", NOON + 10), ("102", NOON + 30)):
+        store.put_trust(ip_network("192.0.2.7/32"), account, at, at + 86_400, at)
+    await store.flush()
+    assert [trust.account for trust in await store.trust(NOON + 40)] == ["101", "100", "102"]
+
+
+async def test_one_account_that_logs_in_from_everywhere_fills_no_disk(store: Store) -> None:
+    store.put_trust(ip_network("192.0.2.7/32"), "honest", NOON, NOON + 86_400, NOON)
+    for number in range(2 * MAX_PLACES):
+        at = NOON + number
+        store.put_trust(ip_network(f"2001:db8:0:{number:x}::/64"), "intruder", at, at + 86_400, at)
+    await store.flush()
+    trust = await store.trust(NOON + 1)
+    assert [each.last_at - NOON for each in trust if each.account == "intruder"] == [*range(MAX_PLACES, 2 * MAX_PLACES)]
+    assert len(trust) == MAX_PLACES + 1
 
 
 async def test_only_the_latest_status_is_kept(store: Store, path: Path) -> None:
