@@ -69,7 +69,26 @@ async def kernel(settings: Settings) -> list[Finding]:
     states, found = await _sets(firewall)
     rules = await _rule(settings, firewall.name, states)
     left = await _leftovers(firewall.name, settings.set_name)
-    return [*_abilities(firewall.name), *found, *rules, *left, *_saved(settings.set_name)]
+    return [
+        *_abilities(settings, firewall.name),
+        *found,
+        *rules,
+        *_beside(firewall.name),
+        *left,
+        *_saved(settings.set_name),
+    ]
+
+
+def _beside(chosen: str) -> Iterator[Finding]:
+    """Say what firewalld does to a rule of iptables."""
+    from amiwatch.firewall.choice import has_firewalld
+
+    if chosen == "ipset" and has_firewalld():
+        text = (
+            "firewalld throws our rule away with each reload, and the daemon may not place it again unless it has "
+            "CAP_NET_RAW (the systemd unit has not)"
+        )
+        yield Finding("firewalld", Mark.DOUBT, text, "AMIWATCH_FIREWALL=nftables and a restart: firewalld leaves it be")
 
 
 async def _leftovers(chosen: str, prefix: str) -> list[Finding]:
@@ -94,12 +113,13 @@ def _saved(prefix: str) -> Iterator[Finding]:
         yield Finding("saved", Mark.BAD, text, f"sed -i '/{pattern(prefix)}/d' {path}")
 
 
-def _abilities(chosen: str) -> Iterator[Finding]:
-    """Say of each backend whether it works here, whichever the settings name."""
-    from amiwatch.firewall.choice import ipset_fault, nftables_fault
+def _abilities(settings: Settings, chosen: str) -> Iterator[Finding]:
+    """Say of each backend whether it works here, whichever the settings name; for ``auto``, why it is this one."""
+    from amiwatch.firewall.choice import choose, ipset_fault, nftables_fault
 
+    why = f" (auto: {choose(settings.set_name).why})" if settings.firewall == "auto" else ""
     for name, fault in (("ipset", ipset_fault()), ("nftables", nftables_fault())):
-        use = ", and is what bans here" if name == chosen else f" (AMIWATCH_FIREWALL={name})"
+        use = f", and is what bans here{why}" if name == chosen else f" (AMIWATCH_FIREWALL={name})"
         if fault:
             yield Finding(name, Mark.DOUBT, f"does not work here: {fault}")
         else:

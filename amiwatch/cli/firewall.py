@@ -53,7 +53,12 @@ def install(context: typer.Context) -> None:
 
 
 async def _install(settings: Settings) -> None:
+    from amiwatch.firewall.choice import choose
+
+    why = choose(settings.set_name).why if settings.firewall == "auto" else ""
     async with _sets(settings) as firewall:
+        if why:
+            typer.echo(f"Firewall: {firewall.name}, for {why}.")
         await firewall.open()
         typer.echo(f"Sets: {', '.join(state.name for state in await firewall.states())}.")
         if settings.drop_rule == "manual":

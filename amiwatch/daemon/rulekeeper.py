@@ -15,6 +15,7 @@ from time import perf_counter
 
 from amiwatch.errors import FirewallError, FirewallPermission, LimitsRefused
 from amiwatch.firewall.base import Firewall
+from amiwatch.firewall.choice import has_firewalld
 from amiwatch.firewall.protection import Protection
 from amiwatch.firewall.rule import Rule
 from amiwatch.judgement.values import IPNetwork
@@ -23,6 +24,11 @@ log = logging.getLogger(__name__)
 
 RULE_TIME = 2.5
 """Seconds between two looks at the drop rule, where that is allowed: four programs that take some milliseconds each."""
+
+BESIDE_FIREWALLD = (
+    "firewalld throws rules of iptables away with each reload, and this daemon may not place ours again (CAP_NET_RAW): "
+    "set AMIWATCH_FIREWALL=nftables and restart"
+)
 
 EVERYBODY = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 
@@ -84,6 +90,8 @@ class RuleKeeper:
                 # Asking again every few seconds would change nothing.
                 log.info("drop rule not looked at, only whether any rule uses our sets reason=%s", error)
                 self._rule = None
+                if has_firewalld():
+                    log.warning(BESIDE_FIREWALLD)
             else:
                 if not self._is_needless_known:
                     # A machine without IPv6 gets no rule for it, and needs none.
@@ -92,7 +100,10 @@ class RuleKeeper:
                 return
         is_missing = bool(await self._unused())
         if is_missing and not self._is_said:
-            log.error("no rule uses our sets, so nothing is dropped: run 'amiwatch firewall install' as root")
+            log.error(
+                "no rule uses our sets, so nothing is dropped: run 'amiwatch firewall install' as root%s",
+                f"; {BESIDE_FIREWALLD}" if self._limits is not None and has_firewalld() else "",
+            )
         self._is_said = is_missing
 
     async def is_right(self) -> bool:

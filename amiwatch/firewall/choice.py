@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import socket
+from contextlib import suppress
 from typing import NamedTuple
 
 from amiwatch.errors import FirewallError
@@ -17,6 +18,9 @@ from amiwatch.firewall.nftables_socket import ANSWER_TIMEOUT, DATAGRAM, Nftables
 
 SYSTEM_PATHS = ":/usr/sbin:/sbin"
 """Ordinary users have no sbin in their PATH; ``iptables.py`` looks there, too."""
+
+FIREWALLD = "firewalld"
+"""The table that firewalld keeps its rules in, unless it was told to use iptables."""
 
 _NETFILTER = 12
 
@@ -35,11 +39,14 @@ class Choice(NamedTuple):
 
 
 def choose(prefix: str) -> Choice:
-    """Take what holds our bans already; else ipset where it works; else nftables."""
+    """Take what holds our bans already; else nftables beside firewalld; else ipset where it works; else nftables."""
     has_table, has_sets = _has_table(prefix), _ipset_code(ipset_wire.header_question(set_name(prefix, 4))) == 0
-    if has_table and not has_sets:
+    is_beside = has_firewalld()
+    if has_table and (is_beside or not has_sets):
         return Choice("nftables", f"the table 'inet {prefix}' is there already")
     ipset, nftables = ipset_fault(), nftables_fault()
+    if is_beside and not has_sets and not nftables:
+        return Choice("nftables", "firewalld is here, which throws rules of iptables away with each reload")
     if not ipset:
         return Choice("ipset", "the kernel has it, and iptables is there")
     if not nftables:
@@ -65,6 +72,13 @@ def nftables_fault() -> str:
     except FirewallError as error:
         return str(error)
     return libnftables.missing()
+
+
+def has_firewalld() -> bool:
+    """Tell whether firewalld has its rules in nftables here; with each reload it flushes iptables, too."""
+    with suppress(FirewallError), NftablesSocket(FIREWALLD) as table:
+        return any(True for _ in table.listed(wire.LIST_RULES))
+    return False
 
 
 def _has_table(prefix: str) -> bool:

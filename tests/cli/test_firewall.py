@@ -19,7 +19,7 @@ def kernel(call):
     """Call the program with the real firewall; what it made is taken away afterwards."""
 
     def kernel(*arguments: str, **more: str):
-        return call(*arguments, AMIWATCH_FIREWALL="ipset", AMIWATCH_SET_NAME="cli", **more)
+        return call(*arguments, **{"AMIWATCH_FIREWALL": "ipset", "AMIWATCH_SET_NAME": "cli", **more})
 
     yield kernel
     assert kernel("firewall", "remove", "--yes").exit_code == 0
@@ -171,6 +171,15 @@ def test_the_commands_work_with_nftables_as_with_ipset(call):
     finally:
         assert kernel("firewall", "remove", "--yes").exit_code == 0
     assert kernel("firewall", "show").exit_code == 1
+
+
+@pytest.mark.kernel
+def test_auto_says_what_it_chose_and_why(kernel):
+    said = kernel("firewall", "install", AMIWATCH_FIREWALL="auto").stdout
+    assert said.startswith("Firewall: ipset, for the kernel has it, and iptables is there.\n")
+    checked = kernel("check", AMIWATCH_FIREWALL="auto").stdout
+    assert "works here, and is what bans here (auto: the kernel has it, and" in " ".join(checked.split())
+    assert "(auto:" not in kernel("check").stdout
 
 
 @pytest.mark.kernel

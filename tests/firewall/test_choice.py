@@ -62,6 +62,41 @@ async def test_a_table_that_holds_our_bans_already_is_kept(iptables_present):
             subprocess.run(["ipset", "destroy", name], check=True, env={"PATH": f"{REAL_PATH}:{SBIN}"})
 
 
+@pytest.fixture
+def firewalld():
+    """Its table, with a rule, as firewalld makes it."""
+    script = "table inet firewalld { chain filter_INPUT { type filter hook input priority 10; accept; }; }"
+    environ = {"PATH": f"{REAL_PATH}:{SBIN}"}
+    subprocess.run(["nft", "-f", "-"], input=script, text=True, check=True, env=environ)
+    yield
+    subprocess.run(["nft", "delete", "table", "inet", "firewalld"], check=True, env=environ)
+
+
+async def test_beside_firewalld_it_is_nftables_unless_ipset_holds_our_bans(iptables_present, firewalld):
+    choice = choose("nobody")
+    assert (choice.kind, "firewalld" in choice.why) == ("nftables", True)
+    environ = {"PATH": f"{REAL_PATH}:{SBIN}"}
+    subprocess.run(["ipset", "create", "nobody4", "hash:net"], check=True, env=environ)
+    try:
+        assert choose("nobody").kind == "ipset"
+    finally:
+        subprocess.run(["ipset", "destroy", "nobody4"], check=True, env=environ)
+
+
+async def test_beside_firewalld_a_table_of_ours_is_kept_whatever_ipset_left(iptables_present, firewalld):
+    async with fresh_nftables() as firewall:
+        name, environ = f"{firewall.prefix}4", {"PATH": f"{REAL_PATH}:{SBIN}"}
+        subprocess.run(["ipset", "create", name, "hash:net"], check=True, env=environ)
+        try:
+            assert choose(firewall.prefix).kind == "nftables"
+        finally:
+            subprocess.run(["ipset", "destroy", name], check=True, env=environ)
+
+
+def test_beside_firewalld_it_is_ipset_where_nftables_can_t_be_had(iptables_present, firewalld, without_library):
+    assert choose("nobody").kind == "ipset"
+
+
 def test_without_rights_it_says_that_it_could_not_look():
     script = "from amiwatch.firewall.choice import *; print(ipset_fault(), nftables_fault(), choose('x'))"
     without = ["setpriv", "--bounding-set", "-net_admin,-net_raw", "--inh-caps", "-net_admin,-net_raw"]

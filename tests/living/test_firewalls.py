@@ -6,6 +6,7 @@ import asyncio
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from amiwatch.testing.netns import Wire
 from tests.daemon.test_end_to_end import ATTACKER, arrives
 from tests.living.conftest import PREFIX, Guarded, install_theirs, remove_everything, run, theirs, until_dropped
 from tests.living.machine import Machine
+from tests.living.unit import lone_daemon, until_arriving
 
 pytestmark = pytest.mark.kernel
 
@@ -168,6 +170,41 @@ async def test_the_drop_works_after_each_command_and_what_they_make_is_the_same(
                 await until_dropped(wire)
                 assert theirs() == made, commands
                 assert all(arrives(wire, honest) for honest in HONEST), commands
+
+
+async def test_under_the_systemd_unit_auto_drops_on_beside_firewalld(
+    wire: Wire, new_machine: NewMachine, tmp_path: Path
+) -> None:
+    """The daemon has CAP_NET_ADMIN alone; only what the unit does first is done by root."""
+    with new_machine() as machine:
+        machine.run(NEIGHBOURS["firewalld, nftables"][0])
+        async with lone_daemon(tmp_path, FIREWALL="auto") as it:
+            assert it.prepared.startswith(
+                "Firewall: nftables, for firewalld is here, which throws rules of iptables away"
+            )
+            await it.ban(ATTACKER)
+            await until_arriving(wire, ATTACKER, is_arriving=False)
+            for commands in ("firewall-cmd --reload", "firewall-cmd --complete-reload", STOP_FIREWALLD):
+                await asyncio.to_thread(machine.run, commands)
+                await until_arriving(wire, ATTACKER, is_arriving=False)
+                assert arrives(wire, HONEST[0])
+
+
+async def test_under_the_systemd_unit_ipset_says_loudly_what_firewalld_does_to_it(
+    wire: Wire, new_machine: NewMachine, tmp_path: Path
+) -> None:
+    with new_machine() as machine:
+        machine.run(NEIGHBOURS["firewalld, nftables"][0])
+        async with lone_daemon(tmp_path, FIREWALL="ipset") as it:
+            await it.ban(ATTACKER)
+            await it.until_said("firewalld throws rules of iptables away with each reload")
+            found = await it.amiwatch("check")
+            assert "! firewalld firewalld throws our rule away with each reload" in found
+            assert "→ AMIWATCH_FIREWALL=nftables and a restart" in found
+            await asyncio.to_thread(machine.run, "firewall-cmd --reload")
+            await it.until_said("no rule uses our sets, so nothing is dropped: run 'amiwatch firewall install' as root")
+            await it.amiwatch("firewall", "install")
+            await until_arriving(wire, ATTACKER, is_arriving=False)
 
 
 @pytest.mark.parametrize("backend", ["ipset"])
