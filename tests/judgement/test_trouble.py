@@ -179,7 +179,7 @@ def test_an_account_lives_where_it_was_the_last_to_begin() -> None:
     trust.max_sources = 2
     for number in range(10):
         trust.grant(number, str(number), 600 + number)
-    assert len(trust._homes) == 2
+    assert len(trust._places) == 2
 
 
 # Everybody behind one address.
