@@ -426,10 +426,43 @@ def test_every_number_of_every_row_of_every_policy_can_be_set(read, policy):
     numbers = {
         f"RULES__{rule.name.upper()}__{name}": value
         for rule in OFFICE
-        for name, value in (("LIMIT", "2"), ("UNPROVEN_LIMIT", "3"), ("FIND_TIME", "77s"))
+        for name, value in (("LIMIT", "5"), ("UNPROVEN_LIMIT", "6"), ("FIND_TIME", "77s"))
+        if (rule.name, name) != ("campaign", "UNPROVEN_LIMIT")
     }
     rules = read(POLICY=policy, **numbers).judgement_policy().rules
-    assert {(rule.limit, rule.unproven_limit, rule.find_time) for rule in rules} == {(2, 3, 77)}
+    assert {(rule.limit, rule.find_time) for rule in rules} == {(5, 77)}
+    assert {rule.unproven_limit for rule in rules if rule.name != "campaign"} == {6}
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [
+        (
+            {"RULES__CAMPAIGN__UNPROVEN_LIMIT": "3"},
+            "3 would let one forged packet each ban any addresses; leave it out",
+        ),
+        ({"RULES__CAMPAIGN__LIMIT": "4"}, "4 would ban people who mistype; write 5 or more, or 0"),
+        ({"RULES__CAMPAIGN__LIMIT": "97"}, "'97' is out of range; write 0 to 96"),
+        ({"MASS_FAILURE": "3"}, "'3' is out of range; write 4 to 1000, or 0 for never"),
+        ({"STORM": "many"}, "'many' is no whole number; write 4 to 1000, or 0 for never"),
+        ({"ATTACKED_BY": "1"}, "'1' is out of range; write 2 to 96, or 0 for never"),
+        ({"BAD_NEIGHBOURS": "9"}, "'9' is out of range; write 0 to 8"),
+        ({"SHARED_ACCOUNTS": "257"}, "'257' is out of range; write 0 to 256"),
+        ({"FOUND_AFTER": "0"}, "'0' is out of range; write 2 to 96"),
+        ({"ALERTS_A_MINUTE": "-1"}, "'-1' is no whole number; write 1 to 4294967295"),
+        ({"MOVED_TIME": "soon"}, "'soon' is no duration; write 90, 10m, 24h or 7d"),
+    ],
+)
+def test_a_number_that_would_do_harm_is_refused_in_one_sentence(mistakes, number, sentence):
+    (name,) = number
+    assert mistakes(**number) == [f"AMIWATCH_{name}: {sentence}"]
+
+
+def test_what_several_sources_must_do_together_can_be_set(read):
+    numbers = {"MASS_FAILURE": "40", "STORM": "0", "ATTACKED_BY": "7", "ATTACKED_TIME": "2h", "BAD_NEIGHBOURS": "0"}
+    policy = read(**numbers, SHARED_ACCOUNTS="0", RULES__CAMPAIGN__LIMIT="0").judgement_policy()
+    assert (policy.mass_failure, policy.storm, policy.attacked_by, policy.attacked_time) == (40, 0, 7, 7200)
+    assert (policy.bad_neighbours, policy.shared_accounts, policy.campaign.limit) == (0, 0, 0)
 
 
 def test_every_number_of_the_policy_has_a_setting():

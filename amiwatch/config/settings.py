@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +26,11 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from amiwatch.config import texts
 from amiwatch.config.texts import Allowlist, Mistakes
 from amiwatch.errors import ConfigurationError
+from amiwatch.judgement.crowds import MAX_CROWD
+from amiwatch.judgement.neighbours import MAX_HOSTS
 from amiwatch.judgement.rules import POLICIES, Measure, Policy, Rule
 from amiwatch.judgement.sources import HISTORY
+from amiwatch.judgement.trust import MAX_ACCOUNTS
 from amiwatch.judgement.values import IPV6_PREFIX
 
 PREFIX = "AMIWATCH_"
@@ -62,6 +65,12 @@ Seconds: TypeAlias = Annotated[int, texts.seconds_between(), DURATION]
 Flag: TypeAlias = Annotated[bool, BeforeValidator(texts.yes_or_no)]
 Location: TypeAlias = Annotated[Path, BeforeValidator(texts.location)]
 PbxName: TypeAlias = Annotated[str, texts.matching(_PBX_NAME, "write 1 to 32 of a-z, 0-9, _ and -")]
+
+CROWD_LEAST = 4
+"""Fewest sources that may be called a mass failure or a storm: so many fail together by chance."""
+
+CAMPAIGN_LEAST = 5
+"""Fewest addresses that may be banned for guessing at one account: so many people may mistype the same."""
 
 POLICY = Policy()
 """Where the defaults of the judgement come from."""
@@ -244,6 +253,53 @@ class Settings(BaseSettings):
         default=POLICY.ban_chan_sip,
         description="Ban on events of chan_sip too, although the attacker chooses their addresses.",
     )
+    bad_neighbours: Annotated[int, texts.whole(0, MAX_HOSTS)] = Field(
+        default=POLICY.bad_neighbours,
+        description=f"Banned addresses of one IPv4 /24 (up to {MAX_HOSTS}) from which on its others may try only half "
+        "as many unknown accounts; 0 for never.",
+    )
+    shared_accounts: Annotated[int, texts.whole(0, MAX_ACCOUNTS)] = Field(
+        default=POLICY.shared_accounts,
+        description="Accounts that log in from one address within `TRUST_TIME` from which on no rule bans it, for that "
+        "would stop them all; 0 for never.",
+    )
+    moved_time: Seconds = Field(
+        default=POLICY.moved_time,
+        description="Duration for which nobody may have logged in at a site's old address before its accounts, failing "
+        "at another one, are a site that moved.",
+    )
+    mass_failure: Annotated[int, texts.none_or(CROWD_LEAST, MAX_CROWD)] = Field(
+        default=POLICY.mass_failure,
+        description="Quiet sources that begin to fail within a minute (or six tenths of them within 10 s), before they "
+        "are excused as a mass failure; 0 for never.",
+    )
+    storm: Annotated[int, texts.none_or(CROWD_LEAST, MAX_CROWD)] = Field(
+        default=POLICY.storm,
+        description="The same for strangers whose packets could be forged, before bans without proof are held back; 0 "
+        "for never.",
+    )
+    attacked_by: Annotated[int, texts.none_or(2, HISTORY)] = Field(
+        default=POLICY.attacked_by,
+        description="Addresses without trust that guess at one account before the alert `account_attacked`; 0 for "
+        "never. The rule `campaign` says how many are banned.",
+    )
+    attacked_time: Seconds = Field(
+        default=POLICY.attacked_time, description="Duration within which these addresses are counted."
+    )
+    found_after: Annotated[int, texts.whole(2, HISTORY)] = Field(
+        default=POLICY.found_after,
+        description="Wrong passwords for an account, or accounts guessed at, after which a login from there raises "
+        "the alert `password_found` and earns no trust.",
+    )
+    alert_time: Seconds = Field(
+        default=POLICY.alert_time,
+        description="Duration for which an alert is not said again about the same source or account.",
+    )
+    alerts_a_minute: Annotated[int, texts.whole(1)] = Field(
+        default=POLICY.alerts_a_minute,
+        description="Most new alerts per minute about addresses, on proven evidence and, apart, on such that could be "
+        "forged; `password_found` always comes.",
+    )
     max_sources: Annotated[int, texts.whole(100)] = Field(
         default=POLICY.max_sources, description="Sources watched at once; each takes up to about 2 kB."
     )
@@ -318,6 +374,16 @@ class Settings(BaseSettings):
             ipv6_prefix=self.ipv6_prefix,
             tripwires=self.tripwires,
             ban_chan_sip=self.ban_chan_sip,
+            bad_neighbours=self.bad_neighbours,
+            shared_accounts=self.shared_accounts,
+            moved_time=self.moved_time,
+            mass_failure=self.mass_failure,
+            storm=self.storm,
+            attacked_by=self.attacked_by,
+            attacked_time=self.attacked_time,
+            found_after=self.found_after,
+            alert_time=self.alert_time,
+            alerts_a_minute=self.alerts_a_minute,
             max_sources=self.max_sources,
             max_offenders=self.max_offenders,
             max_trusted=self.max_trusted,
@@ -335,7 +401,9 @@ class Settings(BaseSettings):
                     f"{PREFIX}TRUST_FACTOR: {self.trust_factor} times the limit {rule.limit} of the rule "
                     f"{rule.name!r} is more than the {HISTORY} attempts that are kept of a source"
                 )
-            if 0 < rule.unproven_limit < rule.limit:
+            if rule.measure is Measure.ADDRESSES:
+                sentences += _mistakes_of_campaign(rule)
+            elif 0 < rule.unproven_limit < rule.limit:
                 sentences.append(
                     f"{variable(('rules', rule.name, 'unproven_limit'))}: {rule.unproven_limit} is less than the limit "
                     f"{rule.limit}, but what could be forged must not ban sooner; write {rule.limit} or more, or 0"
@@ -365,6 +433,15 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Take the arguments, then what ``load()`` read, and nothing that it did not."""
         return (init_settings, *(InitSettingsSource(settings_cls, dict(layer)) for layer in LAYERS.get()))
+
+
+def _mistakes_of_campaign(rule: Rule) -> Iterator[str]:
+    if rule.unproven_limit:
+        path = variable(("rules", rule.name, "unproven_limit"))
+        yield f"{path}: {rule.unproven_limit} would let one forged packet each ban any addresses; leave it out"
+    if 0 < rule.limit < CAMPAIGN_LEAST:
+        path = variable(("rules", rule.name, "limit"))
+        yield f"{path}: {rule.limit} would ban people who mistype; write {CAMPAIGN_LEAST} or more, or 0"
 
 
 def variable(path: Sequence[str]) -> str:

@@ -98,13 +98,28 @@ def seconds_between(least: int = 1, most: int = MAX_DURATION) -> BeforeValidator
 
 
 def whole(least: int, most: int = UINT32) -> BeforeValidator:
+    return BeforeValidator(lambda value: whole_number(value, least, most))
+
+
+def whole_number(value: object, least: int, most: int) -> int:
+    text = str(value).strip().replace("_", "")
+    if not re.fullmatch("[0-9]{1,12}", text):
+        raise ValueError(f"{value!r} is no whole number; write {least} to {most}")
+    if not least <= int(text) <= most:
+        raise ValueError(f"{value!r} is out of range; write {least} to {most}")
+    return int(text)
+
+
+def none_or(least: int, most: int) -> BeforeValidator:
+    """Read 0, or a whole number within bounds."""
+
     def read(value: object) -> int:
-        text = str(value).strip().replace("_", "")
-        if not re.fullmatch("[0-9]{1,12}", text):
-            raise ValueError(f"{value!r} is no whole number; write {least} to {most}")
-        if not least <= int(text) <= most:
-            raise ValueError(f"{value!r} is out of range; write {least} to {most}")
-        return int(text)
+        if str(value).strip() == "0":
+            return 0
+        try:
+            return whole_number(value, least, most)
+        except ValueError as error:
+            raise ValueError(f"{error}, or 0 for never") from None
 
     return BeforeValidator(read)
 

@@ -20,6 +20,7 @@ COUNTED = {
     Measure.AMI: "failed logins to the manager",
     Measure.TRIPWIRE: "attempts on tripwire accounts",
     Measure.ONE_ACCOUNT: "failed attempts on one account",
+    Measure.ADDRESSES: "addresses that guess at one account",
 }
 """What a rule counts, in words."""
 
@@ -111,5 +112,7 @@ def rules_table() -> str:
 def _cell(rule: Rule) -> str:
     if not rule.limit:
         return "off"
+    if not rule.unproven_limit:
+        return f"{rule.limit}, only proven, in {duration_text(rule.find_time)}"
     limits = str(rule.limit) if rule.unproven_limit == rule.limit else f"{rule.limit}, {rule.unproven_limit}"
     return f"{limits} in {duration_text(rule.find_time)}"

@@ -1,7 +1,7 @@
 """
 Which alerts are news.
 
-Rule 1: the same alert about the same source comes once in ``ALERT_PAUSE``; memory is bounded.
+Rule 1: the same alert about the same source comes once in the policy's ``alert_time``; memory is bounded.
 
 Rule 2: neither a forger nor a thousand phones with one trouble may flood people: alerts about addresses have a ceiling,
 and unproven evidence has one of its own.
@@ -18,18 +18,11 @@ from math import inf
 from amiwatch.judgement.alerts import ALERTS
 from amiwatch.judgement.counters import Counters
 from amiwatch.judgement.reasons import alerts_reason
-from amiwatch.judgement.rules import HOUR, MINUTE
+from amiwatch.judgement.rules import MINUTE, Policy
 from amiwatch.judgement.values import TEXT_LIMIT, Alert, IPAddress, SecurityEvent, Verdict
-
-ALERT_PAUSE = HOUR
-"""The same alert about the same source comes at most this often, in seconds."""
 
 MAX_ALERTS = 10_000
 """Alerts remembered to keep that pause."""
-
-ALERTS_A_MINUTE = 60
-"""New alerts about addresses a minute, on proven evidence and, apart, on such that forged UDP packets could make: each
-invented address could raise one, and each of a thousand phones after one mistake at the PBX."""
 
 _NEVER_HELD_BACK = frozenset({"password_found"})
 """Alerts that each must be heard, and that no forged packet can raise."""
@@ -38,7 +31,8 @@ _NEVER_HELD_BACK = frozenset({"password_found"})
 class Alarms:
     """Remembers what was said lately."""
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, policy: Policy, counters: Counters) -> None:
+        self.policy = policy
         self._counters = counters
         self._said: OrderedDict[tuple[str, int | str | None], float] = OrderedDict()
         self._ceilings = {True: Ceiling(), False: Ceiling()}
@@ -52,10 +46,10 @@ class Alarms:
         """Raise an alert if it is news for this key; None is about nobody. A flood must not pay for words unsaid."""
         if not self._is_news((kind, key), now):
             return ()
-        has_ceiling = key is not None and kind not in _NEVER_HELD_BACK
-        if has_ceiling and not self._ceilings[event.is_proven].take(now, ALERTS_A_MINUTE):
+        has_ceiling, most = key is not None and kind not in _NEVER_HELD_BACK, self.policy.alerts_a_minute
+        if has_ceiling and not self._ceilings[event.is_proven].take(now, most):
             self._counters.alerts_held_back += 1
-            return self.tell("alert_ceiling", None, event, now, lambda: alerts_reason(ALERTS_A_MINUTE))
+            return self.tell("alert_ceiling", None, event, now, lambda: alerts_reason(most))
         self._remember((kind, key), now)
         if key is None:
             return _alert(now, kind, None, "", reason())
@@ -69,7 +63,7 @@ class Alarms:
         return _alert(now, kind, None, account, reason())
 
     def _is_news(self, name: tuple[str, int | str | None], now: float) -> bool:
-        return self._said.get(name, -inf) <= now - ALERT_PAUSE
+        return self._said.get(name, -inf) <= now - self.policy.alert_time
 
     def _remember(self, name: tuple[str, int | str | None], now: float) -> None:
         self._said[name] = now

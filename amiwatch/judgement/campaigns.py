@@ -12,16 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from amiwatch.judgement.rules import DAY, HOUR, MINUTE, Measure, Rule
-
-CAMPAIGN = 20
-"""Addresses without trust that guess at one account within ``CAMPAIGN_TIME`` before the account is called attacked: a
-telephone with an old password that roams has fewer."""
-
-CAMPAIGN_TIME = DAY
-
-RUSH_TIME = HOUR
-"""As many within this time, in seconds, are no telephone that roams: theirs are the addresses that may be banned."""
+from amiwatch.judgement.rules import MINUTE, Policy
 
 GIVEN_UP = 10 * MINUTE
 """How long an address must be silent after its guess, in seconds: phones with an old password try again sooner."""
@@ -29,22 +20,20 @@ GIVEN_UP = 10 * MINUTE
 FEW = 3
 """Guesses that an address of a campaign makes at most; whoever makes more meets the other rules."""
 
-MAX_ACCOUNTS = 5_000
-"""Accounts watched for campaigns (30 MB at most): those that exist, so there can't be many more."""
+MAX_ADDRESSES = 100_000
+"""Addresses kept of all accounts together (30 MB at most): of 5,000 accounts that exist, twenty each."""
 
 MAX_SUSPECTS = 10_000
 """Addresses of campaigns that wait for ``GIVEN_UP`` (2 MB)."""
-
-RULE = Rule("campaign", Measure.GUESSES, 1, 0, RUSH_TIME)
-"""What is said of a ban; it is no row of the table, for no count of the source itself decides."""
 
 
 class Campaigns:
     """From how many addresses each account is guessed at."""
 
-    def __init__(self) -> None:
+    def __init__(self, policy: Policy) -> None:
+        self.adopt(policy)
         self._accounts: OrderedDict[str, OrderedDict[int, float]] = OrderedDict()
-        """Account → sources and when they guessed last, the newest ``CAMPAIGN``; accounts as they were guessed last."""
+        """Account → sources and when they guessed last, as many as it takes; accounts as they were guessed last."""
         self._proven: OrderedDict[str, OrderedDict[int, float]] = OrderedDict()
         """The same of proven guesses alone: forged ones must neither make an address a suspect nor push one out."""
         self._suspects: OrderedDict[int, tuple[str, float]] = OrderedDict()
@@ -53,14 +42,15 @@ class Campaigns:
     def __len__(self) -> int:
         return len(self._accounts)
 
+    def adopt(self, policy: Policy) -> None:
+        """Go by these numbers from now on."""
+        self.policy, self.rule = policy, policy.campaign
+
     def guess(self, account: str, key: int, now: float, *, is_proven: bool) -> bool:
         """Note a guess by a source without trust; tell whether the account is now under attack."""
-        if is_proven:
-            proven = _note(self._proven, account, key, now)
-            if len(proven) == CAMPAIGN and next(iter(proven.values())) > now - RUSH_TIME:
-                self._suspect(account, proven)
-        sources = _note(self._accounts, account, key, now)
-        return len(sources) == CAMPAIGN and next(iter(sources.values())) > now - CAMPAIGN_TIME
+        if is_proven and _is_campaign(self._proven, account, key, now, self.rule.limit, self.rule.find_time):
+            self._suspect(account, self._proven[account])
+        return _is_campaign(self._accounts, account, key, now, self.policy.attacked_by, self.policy.attacked_time)
 
     def _suspect(self, account: str, sources: OrderedDict[int, float]) -> None:
         """Suspect the newest sources of an account, those that are suspected already aside."""
@@ -84,19 +74,21 @@ class Campaigns:
         self._suspects[key] = account, at
 
 
-def _note(
-    accounts: OrderedDict[str, OrderedDict[int, float]], account: str, key: int, now: float
-) -> OrderedDict[int, float]:
-    """Note a guess; return the newest ``CAMPAIGN`` sources that guessed at this account, and when."""
+def _is_campaign(
+    accounts: OrderedDict[str, OrderedDict[int, float]], account: str, key: int, now: float, limit: int, time: float
+) -> bool:
+    """Note a guess; tell whether ``limit`` sources have now guessed at this account within ``time``; 0 is never."""
+    if not limit:
+        return False
     sources = accounts.get(account)
     if sources is None:
         sources = accounts[account] = OrderedDict()
-        if len(accounts) > MAX_ACCOUNTS:
+        while len(accounts) > MAX_ADDRESSES // limit:
             accounts.popitem(last=False)
     else:
         accounts.move_to_end(account)
     sources[key] = now
     sources.move_to_end(key)
-    if len(sources) > CAMPAIGN:
+    while len(sources) > limit:
         sources.popitem(last=False)
-    return sources
+    return len(sources) == limit and next(iter(sources.values())) > now - time

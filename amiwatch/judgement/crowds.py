@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import islice
+from math import ceil
 from typing import NamedTuple
 
-from amiwatch.judgement.rules import MINUTE
+from amiwatch.judgement.rules import MINUTE, Policy
 from amiwatch.judgement.values import UNKNOWN
 
-CROWDS = ((10, float(MINUTE), 3), (6, 10.0, 4))
-"""So many sources that begin to fail within so many seconds, nearly each with an account of its own, are a mass failure
-if at least so many of them are more than a forged packet: proven, or trusted and with their own account, or without
-trust and with an account that exists. The busiest honeypot network reported saw 366 attackers a day on 39 sensors: one
-in four minutes. Twelve phones of an office that try again every 30 s look like a scanner after ten seconds; most dead
-databases are known by then."""
+CROWDS = ((1.0, float(MINUTE), 3), (0.6, 10.0, 4))
+"""Such a share of ``mass_failure`` that begins to fail within so many seconds, nearly each with an account of its own,
+is a mass failure if at least so many of them are more than a forged packet: proven, or trusted and with their own
+account, or without trust and with an account that exists. Twelve phones of an office that try again every 30 s look
+like a scanner after ten seconds; most dead databases are known by then."""
 
 KNOWN = 2
 """Of such a crowd, so many must be trusted and fail over a proven transport or with an account of their own, or half of
@@ -31,9 +31,12 @@ OWN_SHARE = 0.8
 """Share of such a crowd that has an account of its own, or one that Asterisk does not tell (FreePBX). Attackers share
 their lists; phones do not."""
 
-STORM, STORM_SHARE = 30, 0.9
-"""Sources that begin to fail within a minute, and the share of them that are strangers on evidence that forged UDP
-packets could make, whatever the accounts."""
+STORM_SHARE = 0.9
+"""Share of the sources of a storm that are strangers on evidence that forged UDP packets could make, whatever the
+accounts."""
+
+MAX_CROWD = 1_000
+"""Sources that a policy may ask for before it speaks of a mass failure, or of a storm."""
 
 QUIET = 10 * MINUTE
 """How long a source must not have failed before it counts as one that begins to, in seconds: phones with an old
@@ -65,13 +68,14 @@ class Failure(NamedTuple):
 class Breaker:
     """Notices when many sources that were quiet fail together, and for how long."""
 
-    def __init__(self) -> None:
+    def __init__(self, policy: Policy) -> None:
+        self._onsets: deque[Failure] = deque()
+        """Who began to fail."""
+        self.adopt(policy)
         self.until = 0.0
         """While this lies ahead, the breaker is open."""
         self.is_storm = False
         """Whether forged packets alone could have opened it."""
-        self._onsets: deque[Failure] = deque(maxlen=STORM)
-        """Who began to fail."""
         self._needed = 0
         """How many of a crowd must be known."""
         self._look_at = 0.0
@@ -87,15 +91,24 @@ class Breaker:
         self._usual = 0.0
         """Attempts of one of them within the minute before, on average."""
 
+    def adopt(self, policy: Policy) -> None:
+        """Go by these numbers from now on."""
+        self._mass, self._storm = policy.mass_failure, policy.storm
+        self._sizes = [
+            (max(least, ceil(share * self._mass)), seconds, least) for share, seconds, least in CROWDS if self._mass
+        ]
+        self._least = min([size for size, _, _ in self._sizes] + [self._storm or MAX_CROWD])
+        self._onsets = deque(self._onsets, maxlen=max(self._mass, self._storm, 1))
+
     def begin(self, failure: Failure, *, known: int) -> bool:
         """Note that a source that was quiet fails, and how many are trusted; tell whether this opens the breaker."""
         onsets, now = self._onsets, failure.at
         onsets.append(failure)
         self._needed = min(KNOWN, (known + 1) // 2)
-        if now < self._look_at or len(onsets) < CROWDS[-1][0]:
+        if now < self._look_at or len(onsets) < self._least:
             return False
         self._look_at = now + LOOK_PAUSE
-        is_mass = any(self._is_crowd(size, now - seconds, least) for size, seconds, least in CROWDS)
+        is_mass = any(self._is_crowd(size, now - seconds, least) for size, seconds, least in self._sizes)
         is_storm = not is_mass and self._is_storm(now - MINUTE)
         if not is_mass and not is_storm:
             return False
@@ -118,13 +131,13 @@ class Breaker:
         return size - len(names) + len(set(names)) >= OWN_SHARE * size
 
     def _is_storm(self, begin: float) -> bool:
-        onsets = self._onsets
-        if len(onsets) < STORM or onsets[0].at < begin:
+        newest = list(islice(reversed(self._onsets), self._storm))
+        if not self._storm or len(newest) < self._storm or newest[-1].at < begin:
             return False
-        return sum(each.is_forgeable for each in onsets) >= STORM_SHARE * STORM
+        return sum(each.is_forgeable for each in newest) >= STORM_SHARE * self._storm
 
     def begun(self, now: float) -> int:
-        """Return how many began to fail within the last minute; more than ``STORM`` are not counted."""
+        """Return how many began to fail within the last minute; more than make a storm are not counted."""
         return sum(each.at >= now - MINUTE for each in self._onsets)
 
     def go_on(self, key: int, now: float, failure: Failure | None = None) -> None:
@@ -148,7 +161,7 @@ class Breaker:
         number = len(failing if self.is_storm else self._believed)
         self._peak = max(self._peak, number)
         has_known = self.is_storm or len(self._known) >= self._needed
-        if has_known and number >= max(CROWDS[0][0], self._peak / 2):
+        if has_known and number >= max(self._mass, self._peak / 2):
             self.until = now + LINGER
         self._begin_minute(now)
 

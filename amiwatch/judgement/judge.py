@@ -16,7 +16,7 @@ from itertools import islice
 from random import Random
 from typing import Literal
 
-from amiwatch.judgement.campaigns import CAMPAIGN, CAMPAIGN_TIME, GIVEN_UP, Campaigns
+from amiwatch.judgement.campaigns import GIVEN_UP, Campaigns
 from amiwatch.judgement.counters import Counters
 from amiwatch.judgement.crowds import KNOWN, QUIET, Breaker, Failure
 from amiwatch.judgement.ledger import Ledger
@@ -104,12 +104,12 @@ class Judge:
         """Networks that are never banned, each with the words that say why."""
         self._asked: OrderedDict[int, None] = OrderedDict()
         """Sources with challenges that may stay unanswered: nothing else may ever come from them."""
-        self._breaker = Breaker()
+        self._breaker = Breaker(policy)
         self._unfollowed: dict[int, int] = {}
         """Source → first requests for accounts that exist since it last answered a challenge."""
         self._broken: OrderedDict[str, float] = OrderedDict()
         """SessionIDs of requests that broke a message → when."""
-        self._campaigns = Campaigns()
+        self._campaigns = Campaigns(policy)
         self._verdicts = Verdicts(
             policy,
             ledger=self.ledger,
@@ -132,6 +132,8 @@ class Judge:
         self.trust.trust_time = policy.trust_time
         self.trust.max_sources = policy.max_trusted
         self._verdicts.adopt(policy)
+        self._breaker.adopt(policy)
+        self._campaigns.adopt(policy)
         self.sources.limit = policy.max_sources
         self._longest = longest(policy.rules)
         self._is_wide = policy.ipv6_prefix < IPV6_PREFIX
@@ -398,8 +400,9 @@ class Judge:
             return ()
         if not self._campaigns.guess(account, key, now, is_proven=event.is_proven):
             return ()
+        by, within = self.policy.attacked_by, self.policy.attacked_time
         return self.alarms.tell_of_account(
-            "account_attacked", account, now, lambda: attacked_reason(account, CAMPAIGN, CAMPAIGN_TIME)
+            "account_attacked", account, now, lambda: attacked_reason(account, by, within)
         )
 
     # Counting.

@@ -11,10 +11,8 @@ Rule 2: memory is bounded: the networks, and the addresses kept of each.
 from __future__ import annotations
 
 from collections import OrderedDict
-
-NEIGHBOURS = 3
-"""Banned addresses of a /24 from which on it is a bad one: in a network that is let to customers one by one, two of
-them may be infected by chance."""
+from collections.abc import Iterable
+from math import inf
 
 MAX_HOSTS = 8
 """Banned addresses kept of one /24."""
@@ -26,37 +24,71 @@ MAX_NETWORKS = 10_000
 class Neighbours:
     """Which IPv4 addresses of each /24 are banned. Sources are ``source_key`` numbers."""
 
-    def __init__(self) -> None:
-        self._networks: OrderedDict[int, dict[int, tuple[float, bool]]] = OrderedDict()
-        """/24 → its banned addresses → when each ban ends, and whether it is proven."""
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._networks: OrderedDict[int, _Network] = OrderedDict()
+        """By their /24."""
 
     def __len__(self) -> int:
         return len(self._networks)
+
+    def adopt(self, limit: int) -> None:
+        """Call a /24 bad from so many banned addresses on, up to ``MAX_HOSTS``; 0 for never."""
+        if limit != self._limit:
+            self._limit = limit
+            for network in self._networks.values():
+                network.reckon(limit)
 
     def note(self, key: int, until: float, *, is_proven: bool) -> None:
         """Note a ban by a rule and its end; IPv6 sources, which are networks themselves, are passed over."""
         if not 0 <= key < 2**32:
             return
-        hosts = self._networks.setdefault(key >> 8, {})
+        network = self._networks.setdefault(key >> 8, _Network())
         self._networks.move_to_end(key >> 8)
+        hosts = network.hosts
         hosts.pop(key, None)
         hosts[key] = until, is_proven
         if len(hosts) > MAX_HOSTS:
             del hosts[next(iter(hosts))]
+        network.reckon(self._limit)
         if len(self._networks) > MAX_NETWORKS:
             self._networks.popitem(last=False)
 
     def forget(self, key: int) -> None:
         """Note that a ban was lifted."""
-        self._networks.get(key >> 8, {}).pop(key, None)
+        network = self._networks.get(key >> 8)
+        if network is not None and network.hosts.pop(key, None) is not None:
+            network.reckon(self._limit)
 
     def are_bad(self, key: int, now: float, *, is_proven: bool) -> bool:
         """Tell whether the /24 of this source is bad, for evidence that is proven or not. On the hot path."""
-        if key >> 8 not in self._networks:
+        network = self._networks.get(key >> 8)
+        if network is None:
             return False
-        ends = self._networks[key >> 8].values()
-        return sum(until > now and (sure or not is_proven) for until, sure in ends) >= NEIGHBOURS
+        return now < (network.surely_bad_until if is_proven else network.bad_until)
 
     def count(self, key: int, now: float) -> int:
         """Return how many addresses of this source's /24 are banned; more than ``MAX_HOSTS`` are not counted."""
-        return sum(until > now for until, _ in self._networks.get(key >> 8, {}).values())
+        network = self._networks.get(key >> 8)
+        return 0 if network is None else sum(until > now for until, _ in network.hosts.values())
+
+
+class _Network:
+    """One /24, and until when it is bad."""
+
+    __slots__ = ("bad_until", "hosts", "surely_bad_until")
+
+    def __init__(self) -> None:
+        self.hosts: dict[int, tuple[float, bool]] = {}
+        """Its banned addresses → when each ban ends, and whether it is proven."""
+        self.bad_until = self.surely_bad_until = -inf
+
+    def reckon(self, limit: int) -> None:
+        """Find out anew until when so many of its addresses are banned: asked far more often than it changes."""
+        self.bad_until = _until(limit, (until for until, _ in self.hosts.values()))
+        self.surely_bad_until = _until(limit, (until for until, is_proven in self.hosts.values() if is_proven))
+
+
+def _until(limit: int, ends: Iterable[float]) -> float:
+    longest = sorted(ends, reverse=True)
+    return longest[limit - 1] if 0 < limit <= len(longest) else -inf

@@ -21,6 +21,7 @@ _NOUNS = {
     Measure.AMI: ("failed manager login", "failed manager logins"),
     Measure.TRIPWIRE: ("attempt on a tripwire account", "attempts on tripwire accounts"),
     Measure.ONE_ACCOUNT: ("attempt on one account", "attempts on one account"),
+    Measure.ADDRESSES: ("address that guesses at one account", "addresses that guess at one account"),
 }
 
 
@@ -54,6 +55,8 @@ def _names(source: Source) -> str:
 
 def window(source: Source, rule: Rule, now: float) -> str:
     """``5 unknown accounts in 41 s (limit 5 in 10 min)``."""
+    if rule.measure is Measure.ADDRESSES:
+        return f"one of {rule.limit} addresses or more that guessed at one account within {duration(rule.find_time)}"
     times = source.since(rule.measure, now - rule.find_time)
     took = duration(max(1.0, now - times[0])) if times else "0 s"
     return f"{_amount(len(times), rule.measure)} in {took} (limit {rule.limit} in {duration(rule.find_time)})"
@@ -189,11 +192,6 @@ def attacked_reason(account: str, addresses: int, seconds: float) -> str:
 def aor_reason(event: SecurityEvent) -> str:
     """Say why a phone that logged in can't register."""
     return f"{event.account[:40]!r} may log in, but its registration was refused: {event.detail[:80]}"
-
-
-def campaign_reason(ban: Ban, account: str) -> str:
-    """Say why a source is banned for one guess: it was one of many."""
-    return f"one of many addresses that guessed at {account[:40]!r} within an hour, a few times each; {ban.reason}"
 
 
 def found_reason(source: Source, event: SecurityEvent) -> str:

@@ -14,7 +14,7 @@ sipcheck 5 in 1 h); each can be changed by a setting.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum, auto
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -37,9 +37,11 @@ class Measure(IntEnum):
     """Attempts on an account of the tripwire list; the manager's users are none (FreePBX has an ``admin``)."""
     ONE_ACCOUNT = auto()
     """Failed attempts on one and the same account, whether it exists or not."""
+    ADDRESSES = auto()
+    """Addresses without trust that guess at one and the same account: counted for the account, not for a source."""
 
 
-ATTEMPTS, ACCOUNTS, GUESSES, UNANSWERED, AMI, TRIPWIRE, ONE_ACCOUNT = Measure
+ATTEMPTS, ACCOUNTS, GUESSES, UNANSWERED, AMI, TRIPWIRE, ONE_ACCOUNT, ADDRESSES = Measure
 """The same by name: looking up a member of an enum takes 0.1 us (Python 3.11), and an attempt needs ten of them."""
 
 
@@ -77,6 +79,10 @@ def _rule(name: str, measure: Measure, limits: tuple[int, int], find_time: int, 
 _M, _U = Measure, Unless
 _OFF = (0, 0)
 
+_CAMPAIGN = _rule("campaign", _M.ADDRESSES, (20, 0), HOUR)
+"""Those addresses are banned together, if each is proven and nothing speaks for it (``campaigns.py``): over UDP one
+forged packet each would ban any. A telephone with an old password that roams has fewer of them."""
+
 OFFICE: tuple[Rule, ...] = (
     _rule("tripwire", _M.TRIPWIRE, (1, 2), 7 * DAY),
     _rule("scan_rush", _M.ACCOUNTS, (4, 5), 10, _U.CARRIER, _U.CROWD),
@@ -96,6 +102,7 @@ OFFICE: tuple[Rule, ...] = (
     _rule("unanswered_day", _M.UNANSWERED, (24, 30), DAY, _U.CARRIER, _U.CROWD),
     _rule("ami", _M.AMI, (3, 3), 10 * MINUTE),
     _rule("ami_day", _M.AMI, (6, 6), DAY),
+    _CAMPAIGN,
 )
 """For offices and most others: phones come from anywhere, people mistype, carriers ping."""
 
@@ -118,6 +125,7 @@ CLOSED: tuple[Rule, ...] = (
     _rule("unanswered_day", _M.UNANSWERED, (6, 8), DAY),
     _rule("ami", _M.AMI, (1, 1), 10 * MINUTE),
     _rule("ami_day", _M.AMI, (1, 1), DAY),
+    _CAMPAIGN,
 )
 """For systems on which every phone is known: one account that doesn't exist bans (over UDP a second one)."""
 
@@ -140,6 +148,7 @@ CARRIER: tuple[Rule, ...] = (
     _rule("unanswered_day", _M.UNANSWERED, _OFF, DAY, _U.CARRIER, _U.CROWD),
     _rule("ami", _M.AMI, (3, 3), 10 * MINUTE),
     _rule("ami_day", _M.AMI, (6, 6), DAY),
+    _CAMPAIGN,
 )
 """For carriers and hosters, many of whose customers share an address: attempts count by account, and an address has to
 be far worse than an office before it is banned."""
@@ -189,12 +198,43 @@ class Policy:
     ipv6_prefix: int = 64
     """Width of the IPv6 networks that are counted and banned as one, 48 to 64: who owns a /48 (RFC 6177) has 65,536
     addresses to count by /64. Trust stays with each /64."""
+    bad_neighbours: int = 3
+    """Banned addresses of an IPv4 /24 from which on its others may try half as many unknown accounts; 0 for never. In a
+    network that is let to customers one by one, two of them may be infected by chance."""
+    shared_accounts: int = 30
+    """Accounts that logged in lately from one address before it is called shared, and no rule bans it; 0 for never. A
+    ban would stop so many phones."""
+    moved_time: int = 10 * MINUTE
+    """How long nobody may have logged in at the old address of a site that moved; phones register every few minutes."""
+    mass_failure: int = 10
+    """Quiet sources that begin to fail within a minute before that is called a mass failure (``crowds.py`` says which);
+    0 for never. The busiest honeypot network reported saw 366 attackers a day on 39 sensors: one in four minutes."""
+    storm: int = 30
+    """The same for strangers on unproven evidence, which are held back then; 0 for never."""
+    attacked_by: int = 20
+    """Addresses without trust that guess at one account before it is reported as attacked; 0 for never. A telephone
+    with an old password that roams has fewer."""
+    attacked_time: int = DAY
+    """Within how long."""
+    found_after: int = 5
+    """Passwords tried on an account before its success is called a guess: people need up to four."""
+    alert_time: int = HOUR
+    """The same alert about the same source comes once in so long."""
+    alerts_a_minute: int = 60
+    """New alerts about addresses a minute, on proven evidence and, apart, on such that forged UDP packets could make:
+    each invented address could raise one, and each of a thousand phones after one mistake at the PBX."""
     max_sources: int = 100_000
     """Sources watched at once; each takes up to about 2 kB."""
     max_offenders: int = 200_000
     """Former offenders remembered for the ladder."""
     max_trusted: int = 50_000
     """Trusted sources remembered."""
+
+    @property
+    def campaign(self) -> Rule:
+        """The rule about addresses that guess at one account; one that is switched off if there is none."""
+        off = replace(_CAMPAIGN, limit=0)
+        return next((rule for rule in self.rules if rule.measure is Measure.ADDRESSES), off)
 
 
 def longest(rules: tuple[Rule, ...]) -> int:

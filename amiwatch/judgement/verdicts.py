@@ -15,7 +15,7 @@ from math import ceil, inf
 from random import Random
 
 from amiwatch.judgement.alarms import Alarms, Ceiling
-from amiwatch.judgement.campaigns import FEW, RULE
+from amiwatch.judgement.campaigns import FEW
 from amiwatch.judgement.counters import Counters
 from amiwatch.judgement.crowds import Breaker
 from amiwatch.judgement.hasty import Hasty, HastyBans
@@ -26,7 +26,6 @@ from amiwatch.judgement.networks import WIDE, NetworkTable, key_network, source_
 from amiwatch.judgement.reasons import (
     allowed_reason,
     ban_reason,
-    campaign_reason,
     ceiling_reason,
     chan_sip_reason,
     lift_reason,
@@ -75,24 +74,14 @@ CROWD_PAUSE = 0.1
 """How long a source that a storm excuses is not looked at again, in seconds: a flood must cost little, and a scanner at
 150 requests a second sends 15 meanwhile."""
 
-SHARED = 30
-"""Accounts that logged in lately from one address before it is called shared: a ban would stop so many phones."""
-
 MOVED_ACCOUNTS, MOVED_SHARE = 2, 0.75
 """Accounts that must fail at a new address, and their share of all that fail there, to call it a site that moved."""
-
-SILENCE = 10 * MINUTE
-"""How long nobody may have logged in at the old address of a site that moved, in seconds; phones register every few
-minutes."""
 
 BAD_NEIGHBOURS = 0.5
 """Share of the limits of enumerations that is left for a source in a bad neighbourhood."""
 
 MISTYPED = 2
 """Wrong passwords before a success that are told: one happens every day."""
-
-FOUND_AFTER = 5
-"""Passwords tried on an account before its success is called a guess: people need up to four."""
 
 
 class Verdicts:
@@ -110,7 +99,7 @@ class Verdicts:
         random: Random,
     ) -> None:
         self.ladder = Ladder(policy, random)
-        self.alarms = Alarms(counters)
+        self.alarms = Alarms(policy, counters)
         self._counters = counters
         self._ledger = ledger
         self._trust = trust
@@ -118,14 +107,15 @@ class Verdicts:
         self._breaker = breaker
         self._ceiling = Ceiling()
         self._hasty = HastyBans()
-        self.neighbours = Neighbours()
+        self.neighbours = Neighbours(policy.bad_neighbours)
         self.adopt(policy)
         self.spare({})
 
     def adopt(self, policy: Policy) -> None:
         """Judge by these rules from now on."""
         self.policy = policy
-        self.ladder.policy = policy
+        self.ladder.policy = self.alarms.policy = policy
+        self.neighbours.adopt(policy.bad_neighbours)
         # A rule that is met by fewer attempts comes first, so that the reason names the sharpest.
         rules = sorted((rule for rule in policy.rules if rule.limit), key=lambda rule: rule.find_time)
         self._rules = [
@@ -255,10 +245,11 @@ class Verdicts:
         home, moved = homes.most_common(1)[0] if homes else (None, 0)
         if home is None or home == key or moved < max(MOVED_ACCOUNTS, MOVED_SHARE * len(part.guessed)):
             return None
-        return home if self._trust.heard(home) <= now - SILENCE else None
+        return home if self._trust.heard(home) <= now - self.policy.moved_time else None
 
     def _is_shared(self, key: int, now: float) -> bool:
-        return len(self._trust.accounts(key, now)) >= SHARED
+        limit = self.policy.shared_accounts
+        return limit > 0 and len(self._trust.accounts(key, now)) >= limit
 
     def _spare_trusted(
         self, key: int, source: Source, rule: Rule, event: SecurityEvent, now: float, is_proven: bool
@@ -344,11 +335,8 @@ class Verdicts:
         is_one_of_many = source.guessed.keys() == {account} and 0 < source.total == len(proven) <= FEW
         if not is_one_of_many or self._trust.has(key, now):
             return ()
-        event = source.evidence[-1]
-        said = self._offender(key, source, RULE, event, now, is_trusted=False, is_proven=True)
-        return [
-            replace(each, reason=campaign_reason(each, account)) if isinstance(each, Ban) else each for each in said
-        ]
+        rule = self.policy.campaign
+        return self._offender(key, source, rule, source.evidence[-1], now, is_trusted=False, is_proven=True)
 
     def _ban_reason(
         self, key: int, source: Source, rule: Rule, now: float, *, level: int, is_trusted: bool, is_proven: bool
@@ -398,11 +386,11 @@ class Verdicts:
         accounts = sum(count > 0 for count in source.guessed.values())
         if self._trust.has(key, now):
             accounts //= self.policy.trust_factor  # in a call centre several people mistype at the same time
-        if max(tried, accounts) < FOUND_AFTER or event.service == "AMI" or is_steady_phone(source):
+        if max(tried, accounts) < self.policy.found_after or event.service == "AMI" or is_steady_phone(source):
             return False
         if source.is_of_a_crowd and is_pace_of_phone(source, tried, now):
             return False  # it works again after a mass failure
-        if tried < FOUND_AFTER and self._is_shared(key, now):
+        if tried < self.policy.found_after and self._is_shared(key, now):
             return False  # the other accounts may be anybody's
         return not self._trust.covers(key, event.account, now)
 

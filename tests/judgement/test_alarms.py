@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from amiwatch.judgement import alarms
-from amiwatch.judgement.alarms import ALERTS_A_MINUTE
 from amiwatch.judgement.alerts import ALERTS
+from amiwatch.judgement.rules import Policy
 from amiwatch.testing.builders import Case
 from tests.judgement.stories import PHONE, Story, one
 
 PACKAGE = Path(alarms.__file__).parent
+ALERTS_A_MINUTE = Policy().alerts_a_minute
 
 
 def test_every_kind_that_is_raised_has_its_advice() -> None:

@@ -4,12 +4,13 @@ from ipaddress import ip_network
 
 import pytest
 
-from amiwatch.judgement.campaigns import CAMPAIGN, FEW, GIVEN_UP, MAX_ACCOUNTS, MAX_SUSPECTS, Campaigns
-from amiwatch.judgement.rules import HOUR, MINUTE
+from amiwatch.judgement.campaigns import FEW, GIVEN_UP, MAX_ADDRESSES, MAX_SUSPECTS, Campaigns
+from amiwatch.judgement.rules import HOUR, MINUTE, Policy
 from amiwatch.testing.builders import Case
 from tests.judgement.stories import Story, bans, logs_in
 
 HOSTS = 60
+CAMPAIGN = Policy().attacked_by
 
 
 def host(number: int) -> str:
@@ -52,11 +53,11 @@ def test_trusted_addresses_and_quiet_days_make_no_campaign() -> None:
 
 
 def test_accounts_watched_are_bounded() -> None:
-    campaigns = Campaigns()
-    for number in range(MAX_ACCOUNTS + 100):
+    campaigns, most = Campaigns(Policy()), MAX_ADDRESSES // CAMPAIGN
+    for number in range(most + 100):
         for key in range(2):
             campaigns.guess(str(number), key, 0, is_proven=True)
-    assert len(campaigns) == MAX_ACCOUNTS
+    assert len(campaigns) == most
     for key in range(1000):
         campaigns.guess("last", key, 0, is_proven=True)
     assert len(campaigns._accounts["last"]) == len(campaigns._proven["last"]) == CAMPAIGN
@@ -72,7 +73,8 @@ def test_the_addresses_of_a_proven_campaign_are_banned_together(transport: str, 
     sweep(story)
     assert story.banned() == {f"{host(number)}/32" for number in range(HOSTS)}
     assert {(ban.rule, ban.level, ban.is_proven) for ban in story.bans} == {("campaign", 1, True)}
-    assert story.bans[0].reason.startswith("one of many addresses that guessed at '1001' within an hour")
+    said = "one of 20 addresses or more that guessed at one account within 1 h: '1001'; "
+    assert story.bans[0].reason.startswith(said)
     assert story.bans[0].evidence
 
 
@@ -186,7 +188,7 @@ def test_nobody_is_banned_for_a_campaign_while_everybody_fails() -> None:
 
 
 def test_addresses_that_wait_are_bounded() -> None:
-    campaigns = Campaigns()
+    campaigns = Campaigns(Policy())
     for number in range(MAX_SUSPECTS + 500):
         campaigns.guess("1001", number, number / 10, is_proven=True)
     assert len(campaigns._suspects) == MAX_SUSPECTS

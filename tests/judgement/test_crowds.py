@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from amiwatch.judgement.crowds import MAX_FAILING, STORM, Breaker, Failure
-from amiwatch.judgement.rules import CLOSED, HOUR, MINUTE, OFFICE
+from amiwatch.judgement.crowds import MAX_FAILING, Breaker, Failure
+from amiwatch.judgement.rules import CLOSED, HOUR, MINUTE, OFFICE, Policy
 from amiwatch.judgement.values import UNKNOWN
 from amiwatch.testing.builders import Case
 from tests.judgement.stories import ATTACKER, Story, logs_in, one
 
 PHONES = [(f"192.0.2.{number}", str(1000 + number)) for number in range(20, 60)]
+STORM = Policy().storm
 
 
 def forged(account: str, at: float) -> Failure:
@@ -92,7 +93,7 @@ def test_a_storm_of_forged_strangers_bans_nobody_and_hides_no_proven_attacker() 
 
 
 def test_forged_packets_alone_are_never_called_a_mass_failure() -> None:
-    breaker = Breaker()
+    breaker = Breaker(Policy())
     opened = [breaker.begin(forged(str(number), number / 10), known=0) for number in range(STORM)]
     assert opened == [False] * (STORM - 1) + [True]
     assert breaker.is_storm
@@ -111,13 +112,13 @@ def test_a_forger_who_knows_addresses_and_accounts_but_not_whose_they_are_opens_
 
 def test_six_sources_within_ten_seconds_are_a_crowd_and_six_within_a_minute_are_not() -> None:
     for seconds, is_crowd in ((9, True), (50, False)):
-        breaker = Breaker()
+        breaker = Breaker(Policy())
         opened = [breaker.begin(believed(str(number), number * seconds / 5), known=0) for number in range(6)]
         assert opened == [False] * 5 + [is_crowd]
 
 
 def test_sources_with_one_list_of_accounts_are_no_crowd() -> None:
-    breaker = Breaker()
+    breaker = Breaker(Policy())
     assert not any(breaker.begin(believed(str(number % 3), number), known=0) for number in range(STORM))
 
 
@@ -133,7 +134,7 @@ def test_phones_that_freepbx_does_not_name_are_a_crowd() -> None:
 
 
 def test_the_breaker_is_bounded() -> None:
-    breaker = Breaker()
+    breaker = Breaker(Policy())
     for number in range(2 * MAX_FAILING):
         breaker.begin(believed(str(number), number / 10_000), known=0)
         breaker.go_on(number, number / 10_000, believed(str(number), number / 10_000))

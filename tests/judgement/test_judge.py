@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from amiwatch.judgement.alarms import ALERT_PAUSE, ALERTS_A_MINUTE
 from amiwatch.judgement.judge import UNFOLLOWED
 from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.rules import (
@@ -27,12 +26,12 @@ from amiwatch.judgement.rules import (
 from amiwatch.judgement.sources import HISTORY, REPEATS
 from amiwatch.judgement.trouble import BURST_SAMPLES
 from amiwatch.judgement.values import UNKNOWN
-from amiwatch.judgement.verdicts import FOUND_AFTER
 from amiwatch.testing.builders import Case, security_event
 from tests.judgement.stories import ATTACKER, PHONE, Story, bans, logs_in, new_session, one
 
 OTHER = "198.51.100.99"
 SCAN = [str(number) for number in range(100, 180)]
+ALERTS_A_MINUTE, FOUND_AFTER = Policy().alerts_a_minute, Policy().found_after
 
 
 def test_every_rule_has_a_name_of_its_own_and_a_limit_that_memory_covers() -> None:
@@ -40,13 +39,16 @@ def test_every_rule_has_a_name_of_its_own_and_a_limit_that_memory_covers() -> No
         assert [(rule.name, rule.measure) for rule in policy] == [(rule.name, rule.measure) for rule in OFFICE]
         assert len({rule.name for rule in policy}) == len(policy)
         assert all(rule.unproven_limit * 4 <= HISTORY for rule in policy if rule.measure is Measure.ACCOUNTS)
-        assert all(0 <= rule.limit <= rule.unproven_limit <= HISTORY for rule in policy)
+        assert all(0 <= rule.limit <= HISTORY for rule in policy)
+        assert all(rule.limit <= rule.unproven_limit <= HISTORY for rule in policy if rule.unproven_limit)
 
 
 def test_unproven_evidence_needs_more_in_every_row_where_a_forger_could_choose_it() -> None:
     for policy in POLICIES.values():
         for rule in policy:
             assert (rule.unproven_limit == rule.limit) is (rule.measure is Measure.AMI or not rule.limit)
+            # One forged packet each would ban any number of addresses.
+            assert (rule.unproven_limit < rule.limit) is (rule.measure is Measure.ADDRESSES)
 
 
 # Every row of the table. One rule at a time is in force, so that no other one bans first.
@@ -96,7 +98,7 @@ COUNTED = [
     Probe(replace(rule, unless=frozenset()) if rule.measure is Measure.ONE_ACCOUNT else rule, transport)
     for rule in ROWS
     for transport in (("TCP",) if rule.measure is Measure.AMI else ("TCP", "UDP"))
-    if rule.measure is not Measure.UNANSWERED
+    if rule.measure not in (Measure.UNANSWERED, Measure.ADDRESSES)  # told apart, those in test_campaigns.py
 ]
 BY_NAME = {"ids": lambda probe: f"{probe.rule.name}-{probe.limit}-{probe.transport}"}
 
@@ -482,7 +484,7 @@ def test_a_phone_with_an_old_password_or_a_deleted_account_is_reported_hourly_an
     assert 20 <= len(story.alerts) <= 2 * 25
     for kind in set(story.kinds()):
         told = [alert.at for alert in story.alerts if alert.kind == kind]
-        assert all(later - earlier >= ALERT_PAUSE for earlier, later in pairwise(told))
+        assert all(later - earlier >= Policy().alert_time for earlier, later in pairwise(told))
 
 
 @pytest.mark.parametrize(("tries", "is_honest"), [(2, True), (3, False)])

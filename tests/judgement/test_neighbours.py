@@ -2,13 +2,14 @@
 
 import pytest
 
-from amiwatch.judgement.neighbours import MAX_HOSTS, MAX_NETWORKS, NEIGHBOURS, Neighbours
-from amiwatch.judgement.rules import HOUR, OFFICE
+from amiwatch.judgement.neighbours import MAX_HOSTS, MAX_NETWORKS, Neighbours
+from amiwatch.judgement.rules import HOUR, OFFICE, Policy
 from amiwatch.judgement.values import UNKNOWN
 from amiwatch.testing.builders import Case
 from tests.judgement.stories import Story, logs_in, new_session, one
 
 NEW = "203.0.113.200"
+NEIGHBOURS = Policy().bad_neighbours
 
 
 def bad_neighbourhood(story: Story, number: int = NEIGHBOURS, *, transport: str = "TCP") -> None:
@@ -78,7 +79,7 @@ def test_passwords_and_silence_count_as_they_do_elsewhere() -> None:
 
 
 def test_a_neighbourhood_is_good_again_when_its_bans_are_over() -> None:
-    neighbours = Neighbours()
+    neighbours = Neighbours(NEIGHBOURS)
     for host in range(NEIGHBOURS):
         neighbours.note(host, HOUR, is_proven=True)
     assert neighbours.are_bad(200, HOUR - 1, is_proven=True)
@@ -87,7 +88,7 @@ def test_a_neighbourhood_is_good_again_when_its_bans_are_over() -> None:
 
 
 def test_a_lifted_ban_makes_no_neighbour() -> None:
-    neighbours = Neighbours()
+    neighbours = Neighbours(NEIGHBOURS)
     for host in range(NEIGHBOURS):
         neighbours.note(host, HOUR, is_proven=True)
     neighbours.forget(0)
@@ -97,20 +98,20 @@ def test_a_lifted_ban_makes_no_neighbour() -> None:
 
 
 def test_ipv6_sources_have_no_neighbours_here() -> None:
-    neighbours = Neighbours()
+    neighbours = Neighbours(NEIGHBOURS)
     for number in range(10):
         neighbours.note(~number, HOUR, is_proven=True)
     assert len(neighbours) == 0
 
 
 def test_memory_of_neighbours_is_bounded() -> None:
-    neighbours = Neighbours()
+    neighbours = Neighbours(NEIGHBOURS)
     for number in range(MAX_NETWORKS + 100):
         neighbours.note(number << 8, HOUR, is_proven=True)
     for host in range(256):
         neighbours.note(host, HOUR, is_proven=True)
     assert len(neighbours) == MAX_NETWORKS
-    assert len(neighbours._networks[0]) == MAX_HOSTS
+    assert len(neighbours._networks[0].hosts) == MAX_HOSTS
 
 
 def unnamed_tries(story: Story, number: int, *, every: float) -> None:

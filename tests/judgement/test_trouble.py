@@ -2,13 +2,13 @@
 
 import pytest
 
-from amiwatch.judgement.rules import DAY, HOUR
+from amiwatch.judgement.rules import DAY, HOUR, Policy
 from amiwatch.judgement.trouble import BROKEN_PHONES
-from amiwatch.judgement.verdicts import SHARED, SILENCE
 from amiwatch.testing.builders import Case
 from tests.judgement.stories import ATTACKER, PHONE, Story, logs_in, new_session, one
 
 OLD, NEW = "192.0.2.7", "198.51.100.7"
+SHARED, SILENCE = Policy().shared_accounts, Policy().moved_time
 
 
 def broken_phones(
