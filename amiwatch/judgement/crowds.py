@@ -94,9 +94,9 @@ class Breaker:
     def adopt(self, policy: Policy) -> None:
         """Go by these numbers from now on."""
         self._mass, self._storm = policy.mass_failure, policy.storm
-        self._sizes = [
+        self._sizes = tuple(
             (max(least, ceil(share * self._mass)), seconds, least) for share, seconds, least in CROWDS if self._mass
-        ]
+        )
         self._least = min([size for size, _, _ in self._sizes] + [self._storm or MAX_CROWD])
         self._onsets = deque(self._onsets, maxlen=max(self._mass, self._storm, 1))
 
