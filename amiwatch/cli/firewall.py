@@ -23,6 +23,7 @@ from amiwatch.errors import Refusal, StoreError
 from amiwatch.firewall.base import Firewall, SetState
 from amiwatch.firewall.leftovers import left_by, others
 from amiwatch.firewall.leftovers import remove as take_away
+from amiwatch.firewall.names import rehearsal_name
 from amiwatch.firewall.protection import Protection
 from amiwatch.firewall.rule import FamilyRule, Rule, RuleState
 from amiwatch.firewall.scope import Scope, learns
@@ -126,7 +127,17 @@ async def _remove(settings: Settings, *, is_sure: bool) -> None:
             if await left_by(kind, settings.set_name):
                 await take_away(kind, settings.set_name)
                 typer.echo(f"What {kind} had left is removed.")
+        await _remove_rehearsals(settings.set_name)
     _warn_of_daemon(settings)
+
+
+async def _remove_rehearsals(prefix: str) -> None:
+    """Take away what a test that was killed left."""
+    name = rehearsal_name(prefix)
+    for kind in others(""):
+        if await left_by(kind, name):
+            await take_away(kind, name)
+            typer.echo("What a test had left is removed.")
 
 
 def _warn_of_daemon(settings: Settings) -> None:

@@ -8,19 +8,21 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
-from amiwatch.cli.panic import pause
+from amiwatch.cli.panic import OBSERVING, pause
 from amiwatch.cli.text import counted, strong
 from amiwatch.errors import AlreadyRunning, FirewallError, FirewallPermission, Refusal
 from amiwatch.firewall.base import Entry, Firewall
+from amiwatch.firewall.names import rehearsal_name
 from amiwatch.firewall.protection import Protection
+from amiwatch.firewall.rule import Rule
 from amiwatch.firewall.scope import Ports
 from amiwatch.judgement.values import IPAddress, source_network
 
@@ -47,6 +49,23 @@ FREE = {4: "203.0.113.{}", 6: "2001:db8:c:{}::1"}
 """Documentation addresses (RFC 5737, RFC 3849), with a number that this host does not use."""
 
 T = TypeVar("T")
+
+REHEARSED = (
+    "Proven: this host drops who is banned, as soon as it may. In observe mode nothing is put into the live sets, so "
+    "it was tried with sets and a rule of the test's own, the same that enforce mode places; they are gone again."
+)
+
+
+class Means(NamedTuple):
+    """What drops."""
+
+    firewall: Firewall
+    rule: Rule | None
+    """None where it is the administrator's."""
+    protection: Protection
+
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +109,18 @@ def prove(
             f"The test needs root (missing: {', '.join(missing)}), for it makes a network namespace with a veth pair "
             "and bans a documentation address for some seconds."
         )
-    if why := pause(settings.database):
+    why = pause(settings.database)
+    is_rehearsal = settings.mode == "observe" if why is None else why == OBSERVING
+    if why and (not is_rehearsal or settings.drop_rule == "manual"):
         raise Refusal(f"{why}; so there is nothing to test.")
     with _only_one(), _ended_by_signals():
-        trials = trials_of(settings)
+        trials = trials_of(settings, _rehearsed if is_rehearsal else _live)
     if as_json:
-        record = {"is_proven": all(trial.is_dropped for trial in trials), "trials": [_record(one) for one in trials]}
+        record = {
+            "is_proven": all(trial.is_dropped for trial in trials),
+            "is_rehearsal": is_rehearsal,
+            "trials": [_record(one) for one in trials],
+        }
         typer.echo(json.dumps(record, indent=2))
     else:
         for line in _lines(trials):
@@ -105,7 +130,7 @@ def prove(
     if wrong := [trial for trial in trials if not trial.is_dropped]:
         raise FirewallError(f"Banned addresses are not dropped: {_fault(wrong[0])}")
     if not as_json:
-        typer.echo("Proven: this host drops who is banned.")
+        typer.echo(REHEARSED if is_rehearsal else "Proven: this host drops who is banned.")
 
 
 def missing_rights() -> list[str]:
@@ -117,29 +142,58 @@ def missing_rights() -> list[str]:
     return list(RIGHTS.values())
 
 
-def trials_of(settings: Settings) -> list[Trial]:
+def trials_of(settings: Settings, means: Callable[[Settings, Run], AbstractContextManager[Means]]) -> list[Trial]:
     """Try each protocol of the scope, with each family. Raises FirewallError; what was made is gone afterwards."""
-    from amiwatch.cli.firewall import wanted
     from amiwatch.firewall.cable import Cable
-    from amiwatch.firewall.table import make_firewall, make_rule
     from amiwatch.testing.netns import Namespace
 
-    firewall = make_firewall(settings.firewall, prefix=settings.set_name, maxelem=settings.set_size)
-    rule = make_rule(firewall.name, settings.set_name) if settings.drop_rule == "managed" else None
     with ExitStack() as stack:
         run = stack.enter_context(asyncio.Runner()).run
-        stack.callback(lambda: run(firewall.close()))
-        if len(run(firewall.states())) < 2:
-            raise FirewallError(
-                "There are no sets yet: 'amiwatch firewall install' makes them, and so does the daemon."
-            )
+        what = stack.enter_context(means(settings, run))
         elsewhere = _made(Namespace)
         stack.callback(elsewhere.close)
         ends = _ends()
         cable = stack.enter_context(Cable(elsewhere, ends))
-        protection = wanted(settings)
-        ground = _Ground(run, firewall, rule, protection, cable)
-        return [ground.tried(each, port) for each in ends for port in _ports(protection)]
+        ground = _Ground(run, what.firewall, what.rule, what.protection, cable)
+        return [ground.tried(each, port) for each in ends for port in _ports(what.protection)]
+
+
+@contextmanager
+def _live(settings: Settings, run: Run) -> Iterator[Means]:
+    """Use what is there, whoever placed it."""
+    from amiwatch.cli.firewall import wanted
+    from amiwatch.firewall.table import make_firewall, make_rule
+
+    firewall = make_firewall(settings.firewall, prefix=settings.set_name, maxelem=settings.set_size)
+    rule = make_rule(firewall.name, settings.set_name) if settings.drop_rule == "managed" else None
+    try:
+        if len(run(firewall.states())) < 2:
+            raise FirewallError(
+                "There are no sets yet: 'amiwatch firewall install' makes them, and so does the daemon."
+            )
+        yield Means(firewall, rule, wanted(settings))
+    finally:
+        run(firewall.close())
+
+
+@contextmanager
+def _rehearsed(settings: Settings, run: Run) -> Iterator[Means]:
+    """Make the same under another name, for nothing may be in the live sets; it is gone afterwards."""
+    from amiwatch.cli.firewall import wanted
+    from amiwatch.firewall.leftovers import remove
+    from amiwatch.firewall.table import make_firewall, make_rule
+
+    kind, name = make_firewall(settings.firewall, prefix=settings.set_name).name, rehearsal_name(settings.set_name)
+    firewall, rule, protection = make_firewall(kind, prefix=name), make_rule(kind, name), wanted(settings).bare()
+    assert rule is not None, "a dry run has nothing to test"
+    run(remove(kind, name))  # a test that was killed left it
+    try:
+        run(firewall.open())
+        run(rule.install(protection))
+        yield Means(firewall, rule, protection)
+    finally:
+        run(firewall.close())
+        run(remove(kind, name))
 
 
 def _made(namespace: Callable[[], T]) -> T:
@@ -172,9 +226,9 @@ def _ends() -> list[Ends]:
 class _Ground:
     """All that a trial needs."""
 
-    run: Callable[[Coroutine[Any, Any, Any]], Any]
+    run: Run
     firewall: Firewall
-    rule: Any
+    rule: Rule | None
     protection: Protection
     cable: Cable
 

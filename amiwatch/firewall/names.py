@@ -11,6 +11,8 @@ MAX_PREFIX = 24
 
 _PREFIX = re.compile(rf"[a-z][a-z0-9_-]{{0,{MAX_PREFIX - 1}}}")
 
+_REHEARSAL = "-test"
+
 _TAKEN = frozenset(
     ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING", "ACCEPT", "DROP", "QUEUE", "RETURN", "REJECT", "LOG")
 )
@@ -42,6 +44,11 @@ def spare_name(prefix: str, family: int) -> str:
 def chain_name(prefix: str) -> str:
     """Name our chain in the tables of iptables."""
     return prefix.upper()
+
+
+def rehearsal_name(prefix: str) -> str:
+    """Return the prefix of what ``firewall test`` makes where nothing may be in the live sets."""
+    return f"{prefix[: MAX_PREFIX - len(_REHEARSAL)]}{_REHEARSAL}"
 
 
 def strangers_name(prefix: str) -> str:

@@ -60,10 +60,10 @@ def test_where_nothing_is_to_be_dropped_no_rule_is_missed_and_nothing_is_tested(
     assert "set          cli4: 0 of 1000000\n" in kernel("status").stdout
     assert "✓ rule      IPv4: none, and observe mode needs none" in kernel("check", AMIWATCH_MODE="observe").stdout
     assert kernel("firewall", "show").stderr.startswith("amiwatch: observe mode: nothing is dropped")
-    kernel("firewall", "install")
-    tested = kernel("firewall", "test")
+    tested = kernel("firewall", "test", AMIWATCH_DROP_RULE="manual")
     assert (tested.exit_code, tested.stdout) == (1, "")
     assert tested.stderr.startswith("amiwatch: observe mode: nothing is dropped")
+    kernel("firewall", "install")
 
     fill(lambda store: store.put_status(Status(os.getpid(), 0, 0, "enforce", "1", "ipset", {})))
     kernel("panic")

@@ -49,10 +49,10 @@ def host(request: pytest.FixtureRequest, environ: dict[str, str]) -> Iterator[di
     asyncio.run(take_down(request.param))
 
 
-async def set_up(kind: str, ports: str = "voip") -> None:
-    firewall = make_firewall(kind, prefix="proof")
+async def set_up(kind: str, ports: str = "voip", prefix: str = "proof") -> None:
+    firewall = make_firewall(kind, prefix=prefix)
     await firewall.open()
-    await make_rule(kind, "proof").install(Protection(Scope.parse(ports)))
+    await make_rule(kind, prefix).install(Protection(Scope.parse(ports)))
     await firewall.close()
 
 
@@ -101,6 +101,36 @@ def test_it_is_proven_for_both_families_and_protocols(host: dict[str, str], prog
         assert lines[at + 1].endswith("not banned: arrives")
     assert lines[-1] == "Proven: this host drops who is banned."
     assert is_clean(host)
+
+
+def names_in_the_kernel() -> str:
+    return administer("ipset", "list", "-n") + administer("nft", "list", "ruleset").lower()
+
+
+def test_in_observe_mode_it_is_proven_with_sets_and_a_rule_of_its_own(host: dict[str, str], program) -> None:
+    asyncio.run(take_down(host["AMIWATCH_FIREWALL"]))
+    result = program("firewall", "test", AMIWATCH_MODE="observe")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("1 packet dropped and counted") == 4
+    assert result.stdout.splitlines()[-1].startswith(
+        "Proven: this host drops who is banned, as soon as it may. In obser"
+    )
+    assert "proof" not in names_in_the_kernel()
+
+
+def test_what_a_killed_rehearsal_left_goes_with_the_next_test_and_with_the_rule(host: dict[str, str], program) -> None:
+    kind = host["AMIWATCH_FIREWALL"]
+    for command in (("firewall", "test"), ("firewall", "remove", "--yes")):
+        asyncio.run(set_up(kind, prefix="proof-test"))
+        assert "proof-test" in names_in_the_kernel()
+        assert program(*command, AMIWATCH_MODE="observe").returncode == 0
+        assert "proof-test" not in names_in_the_kernel()
+
+
+def test_in_observe_mode_machines_are_told_that_it_is_a_rehearsal(host: dict[str, str], program) -> None:
+    record = json.loads(program("firewall", "test", "--json", AMIWATCH_MODE="observe").stdout)
+    assert (record["is_proven"], record["is_rehearsal"]) == (True, True)
+    assert json.loads(program("firewall", "test", "--json").stdout)["is_rehearsal"] is False
 
 
 def test_machines_get_each_trial(host: dict[str, str], program) -> None:
