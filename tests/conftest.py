@@ -9,14 +9,19 @@ send a packet anywhere.
 
 Where the kernel refuses (some containers, hardened kernels), tests marked ``kernel`` are skipped and say why; all
 others run as they would.
+
+A busy machine is no fault of what is tested: Hypothesis sets no deadlines, and tries the same examples at each run of
+CI, so that what it finds by chance refuses nobody else's change.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from amiwatch.testing import netns
 
@@ -25,6 +30,11 @@ try:
     REFUSED = ""
 except netns.NamespaceRefused as exc:
     REFUSED = str(exc)
+
+settings.register_profile(
+    "amiwatch", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
+)
+settings.load_profile("amiwatch")
 
 
 def pytest_report_header() -> str:
