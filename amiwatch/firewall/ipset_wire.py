@@ -10,13 +10,13 @@ a restart with 100,000 bans can't wait for that. Constants are those of linux/ne
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from socket import AF_INET, AF_INET6
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from amiwatch.firewall.attributes import attribute, attribute_head, attributes
+from amiwatch.firewall.attributes import ADDRESSES, Picture, attribute, attribute_head, attributes
 from amiwatch.firewall.base import MAX_TIMEOUT, Entry
 from amiwatch.judgement.values import IPNetwork
 
@@ -58,19 +58,17 @@ _ZEROED = attribute(_BYTES | _NETWORK_ORDER, bytes(8)) + attribute(_PACKETS | _N
 class _Layout(NamedTuple):
     """How one entry of a family lies in a message: fixed, so that one struct reads and writes it."""
 
-    size: int
-    """Octets of an address."""
-    network: type[IPv4Network] | type[IPv6Network]
+    network: Callable[[Any, int], IPNetwork]
     pack: struct.Struct
     new_head: bytes
     """In place of the first head, where counters follow."""
     heads: tuple[bytes, bytes, bytes, bytes]
     unpack: struct.Struct
-    mask: dict[int, int]
-    """Offset to value of every octet in a listed entry that is no content."""
+    picture: Picture
+    """A listed entry that has exactly the attributes that our sets' entries have, in the usual order."""
 
 
-def _layout(size: int, network: type[IPv4Network] | type[IPv6Network], kind: int) -> _Layout:
+def _layout(family: int, size: int, kind: int) -> _Layout:
     address = attribute_head(_IP | _NESTED, size + 4) + attribute_head(kind | _NETWORK_ORDER, size)
     cidr, timeout, line = (
         attribute_head(_CIDR, 1),
@@ -78,8 +76,8 @@ def _layout(size: int, network: type[IPv4Network] | type[IPv6Network], kind: int
         attribute_head(_LINENO, 4),
     )
     pack = struct.Struct(f">12s{size}s4sB3x4sI4sI")
-    # An IPv4Network is made from a number in 1.2 microseconds, from octets in 1.4.
-    unpack = struct.Struct(f">12x{'I' if size == 4 else '16s'}4xB3x4xI4xQ4xQ")
+    number, network = ADDRESSES[family]
+    unpack = struct.Struct(f">12x{number}4xB3x4xI4xQ4xQ")
     counters = (attribute_head(_BYTES | _NETWORK_ORDER, 8), attribute_head(_PACKETS | _NETWORK_ORDER, 8))
     # The kernel leaves the network-order flag off the address when it lists.
     listed_address = attribute_head(_IP | _NESTED, size + 4) + attribute_head(kind, size)
@@ -87,13 +85,13 @@ def _layout(size: int, network: type[IPv4Network] | type[IPv6Network], kind: int
     picture += [None] * size + [*cidr, None, 0, 0, 0, *timeout] + [None] * 4
     for head in counters:
         picture += [*head, *[None] * 8]
-    mask = {offset: octet for offset, octet in enumerate(picture) if octet is not None}
     data = attribute_head(_DATA | _NESTED, pack.size - 4)
     new_data = attribute_head(_DATA | _NESTED, pack.size + len(_ZEROED) - 4)
-    return _Layout(size, network, pack, new_data + address, (data + address, cidr, timeout, line), unpack, mask)
+    heads = (data + address, cidr, timeout, line)
+    return _Layout(network, pack, new_data + address, heads, unpack, Picture(picture))
 
 
-_LAYOUTS = {4: _layout(4, IPv4Network, 1), 6: _layout(16, IPv6Network, 2)}
+_LAYOUTS = {4: _layout(4, 4, kind=1), 6: _layout(6, 16, kind=2)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,20 +264,13 @@ def _options(found: dict[int, memoryview]) -> SetOptions:
 
 def _entries(packed: memoryview) -> list[Entry]:
     for layout in _LAYOUTS.values():
-        if _is_uniform(packed, layout):
-            network = layout.network
+        if layout.picture.fits(packed):
+            network, make = layout.network, Entry._make
             return [
-                Entry(network((address, prefix)), seconds or None, packets, octets)
+                make((network(address, prefix), seconds or None, packets, octets, False))
                 for address, prefix, seconds, octets, packets in layout.unpack.iter_unpack(packed)
             ]
     return list(_any_entries(packed))
-
-
-def _is_uniform(packed: memoryview, layout: _Layout) -> bool:
-    """Tell whether every entry has exactly the attributes that our sets' entries have, in the same order."""
-    step = layout.unpack.size
-    count, rest = divmod(len(packed), step)
-    return not rest and all(bytes(packed[at::step]) == bytes([octet]) * count for at, octet in layout.mask.items())
 
 
 def _any_entries(packed: memoryview) -> Iterator[Entry]:

@@ -7,7 +7,7 @@ Rule 1: keys are plain integers; hashing an ``ipaddress`` object costs ten times
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Generic, TypeVar
 
 from amiwatch.judgement.values import IPV6_PREFIX, IPAddress, IPNetwork
@@ -99,6 +99,30 @@ def wide_key(key: int, prefix: int) -> int:
 
 def key_network(key: int) -> IPNetwork:
     """Return the network of a source's number: the inverse of ``source_key``."""
-    if key >= 0:
-        return IPv4Network((key, 32))  # from numbers: a third of the time that address objects take
-    return IPv6Network((~key << 64, IPV6_PREFIX))
+    return network4(key) if key >= 0 else network6(~key << 64)
+
+
+_MASKS4 = [IPv4Network((0, prefix)).netmask for prefix in range(33)]
+_MASKS6 = [IPv6Network((0, prefix)).netmask for prefix in range(129)]
+
+
+def network4(number: int, prefix: int = 32) -> IPv4Network:
+    """
+    Return the IPv4 network round a number, for lists of a million.
+
+    A third of the time that the constructor takes, which reads texts, too, and gives each its own ``hosts``.
+    """
+    network = object.__new__(IPv4Network)
+    network.netmask = mask = _MASKS4[prefix]
+    network.network_address = IPv4Address(number if prefix == 32 else number & int(mask))
+    network._prefixlen = prefix  # type: ignore[attr-defined]
+    return network
+
+
+def network6(number: int, prefix: int = IPV6_PREFIX) -> IPv6Network:
+    """Return the IPv6 network round a number, as ``network4`` does it."""
+    network = object.__new__(IPv6Network)
+    network.netmask = mask = _MASKS6[prefix]
+    network.network_address = IPv6Address(number & int(mask))
+    network._prefixlen = prefix  # type: ignore[attr-defined]
+    return network

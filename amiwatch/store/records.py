@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple
 
+from amiwatch.judgement.networks import network4, network6
 from amiwatch.judgement.values import IPV6_PREFIX, TEXT_LIMIT, Evidence, IPAddress, IPNetwork
 
 ATTEMPT_BUCKET = 600
@@ -349,10 +350,8 @@ def network_key(source: IPAddress | IPNetwork) -> bytes:
 
 
 def key_network(key: bytes) -> IPNetwork:
-    """Return the network of a sort key (1.4 µs; from text it takes 3.4 µs)."""
-    if key[0] == 4:
-        return IPv4Network((int.from_bytes(key[1:-1], "big"), key[-1]))
-    return IPv6Network((int.from_bytes(key[1:-1], "big"), key[-1]))
+    """Return the network of a sort key (0.6 µs; from text it takes 3.4 µs)."""
+    return (network4 if key[0] == 4 else network6)(int.from_bytes(key[1:-1], "big"), key[-1])
 
 
 def counted_network(network: IPNetwork) -> IPNetwork:

@@ -1,10 +1,11 @@
+import pickle
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amiwatch.judgement.networks import WIDE, NetworkTable, key_network, source_key, wide_key
+from amiwatch.judgement.networks import WIDE, NetworkTable, key_network, network4, network6, source_key, wide_key
 from amiwatch.judgement.values import IPAddress, IPNetwork, source_network
 
 # Few bits, so that networks meet, nest and miss each other.
@@ -96,3 +97,33 @@ def test_the_key_of_a_wide_network_is_one_for_all_of_it_and_that_of_no_source(bi
     assert key < WIDE <= ~bits
     assert key == wide_key(~first, prefix) == wide_key(~(first + 2**shift - 1), prefix)
     assert (first + 2**shift) >= 2**64 or key != wide_key(~(first + 2**shift), prefix)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 32))
+def test_an_ipv4_network_that_was_made_quickly_is_like_any_other(number: int, prefix: int) -> None:
+    assert_alike(network4(number, prefix), IPv4Network((number, prefix), strict=False))
+
+
+@given(st.integers(0, 2**128 - 1), st.integers(0, 128))
+def test_an_ipv6_network_that_was_made_quickly_is_like_any_other(number: int, prefix: int) -> None:
+    assert_alike(network6(number, prefix), IPv6Network((number, prefix), strict=False))
+
+
+def assert_alike(ours: IPNetwork, theirs: IPNetwork) -> None:
+    # A Python that keeps something else in a network must not go unnoticed.
+    assert vars(ours).keys() == vars(theirs).keys() - {"hosts"}
+    assert (ours, hash(ours), str(ours), repr(ours)) == (theirs, hash(theirs), str(theirs), repr(theirs))
+    assert (ours.prefixlen, ours.network_address, ours.netmask) == (
+        theirs.prefixlen, theirs.network_address, theirs.netmask,
+    )  # fmt: skip
+    assert ours.broadcast_address == theirs.broadcast_address
+    assert ours.num_addresses == theirs.num_addresses
+    assert ours.overlaps(theirs)
+    assert ours.supernet() == theirs.supernet()
+    assert pickle.loads(pickle.dumps(ours)) == theirs
+
+
+@pytest.mark.parametrize("number", [-1, 2**32])
+def test_a_number_beyond_all_addresses_makes_no_network(number: int) -> None:
+    with pytest.raises(ValueError, match="permitted"):
+        network4(number)
