@@ -152,6 +152,18 @@ def replay(
 
 
 @app.command()
+def rules(
+    context: typer.Context,
+    policy: Annotated[
+        str | None, typer.Option("--policy", "-p", metavar="NAME", help="Those of another policy.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show the rules in force as a table, with all other numbers of the judgement, and which of them you set."""
+    import_module("amiwatch.cli.rules").rules(context.obj, policy, as_json=as_json)
+
+
+@app.command()
 def demo(
     is_plain: Annotated[bool, typer.Option("--plain", help="Plain lines instead of a live view.")] = False,
 ) -> None:

@@ -38,8 +38,9 @@ from amiwatch.config.settings import (
     shown,
     variable,
 )
-from amiwatch.config.texts import Allowlist, Mistakes, location, network_or_name, words_of
+from amiwatch.config.texts import Allowlist, Mistakes, duration_text, location, network_or_name, words_of
 from amiwatch.errors import ConfigurationError
+from amiwatch.judgement.rules import Rule
 
 DEFAULT_CONFIG = Path("/etc/amiwatch/amiwatch.toml")
 """Read if it is there; another one is named by ``AMIWATCH_CONFIG`` or ``--config``."""
@@ -131,7 +132,9 @@ def _built(reader: _Reader, overrides: dict[str, Any]) -> Settings:
     if reader.mistakes:
         raise ConfigurationError(reader.mistakes)
     settings._unread = tuple(reader.unread)  # noqa: SLF001 (frozen for others)
-    settings._warnings = (*reader.unread, *reader.warnings, *_doubts(settings, [given, *reader.layers]))  # noqa: SLF001
+    layers = [given, *reader.layers]
+    settings._origins = {path: one.called(path) for one in reversed(layers) for path in one.values}  # noqa: SLF001
+    settings._warnings = (*reader.unread, *reader.warnings, *_doubts(settings, layers))  # noqa: SLF001
     return settings
 
 
@@ -298,11 +301,31 @@ def _doubts(settings: Settings, layers: Sequence[_Layer]) -> Iterator[str]:
             f"{variable(['ban_chan_sip'])}: chan_sip reports whatever address the sender writes into Via, so "
             "anybody can have those banned who are neither trusted nor allowed; move the phones to PJSIP"
         )
+    yield from _doubts_of_rules(settings, layers)
     for path, one in settings.by_path():
         if one.tls and not one.verify:
             yield f"{variable((*path, 'verify'))}: whoever answers in the place of {one.host!r} is trusted"
         if one.login == "plain" and not one.tls and not _is_loopback(one.host):
             yield f"{variable((*path, 'login'))}: the secret goes to {one.host!r} readable; use md5, or TLS"
+
+
+def _doubts_of_rules(settings: Settings, layers: Sequence[_Layer]) -> Iterator[str]:
+    """Yield limits that were set and can't decide, for a longer window has a lower one."""
+    rows = [rule for rule in settings.judgement_policy().rules if rule.limit]
+    for rule in rows:
+        path = ("rules", rule.name, "limit")
+        layer = next((layer for layer in layers if path in layer.values), None)
+        sooner = next((other for other in rows if _decides_before(other, rule)), None)
+        if layer and sooner:
+            yield (
+                f"{layer.called(path)}: {rule.limit} in {duration_text(rule.find_time)} never decides, for the rule "
+                f"{sooner.name!r} does at {sooner.limit} in {duration_text(sooner.find_time)}; raise that, too"
+            )
+
+
+def _decides_before(one: Rule, other: Rule) -> bool:
+    is_wider = one.measure is other.measure and one.find_time >= other.find_time and one.unless <= other.unless
+    return is_wider and one.limit < other.limit and one.unproven_limit <= other.unproven_limit
 
 
 def _doubts_of_allowlist(layers: Sequence[_Layer]) -> Iterator[str]:

@@ -321,11 +321,17 @@ class Settings(BaseSettings):
 
     _warnings: tuple[str, ...] = PrivateAttr(())
     _unread: tuple[str, ...] = PrivateAttr(())
+    _origins: Mapping[tuple[str, ...], str] = PrivateAttr({})
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is no mistake but should be looked at, one sentence each."""
         return self._warnings
+
+    @property
+    def origins(self) -> Mapping[tuple[str, ...], str]:
+        """Path of each setting that was set → what it is called where that was; without, its default holds."""
+        return self._origins
 
     def pbxs(self) -> dict[str, AmiSettings]:
         """Return every Asterisk by its name. ``ami`` is one of them if it was set, or if it is the only one."""

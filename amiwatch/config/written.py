@@ -46,10 +46,10 @@ class Described(NamedTuple):
 def described() -> Iterator[Described]:
     """Yield every setting with its default, those of rules with the numbers of the default policy."""
     for name, info in AmiSettings.model_fields.items():
-        yield Described(("ami", name), _default_text(info), info.description or "")
+        yield Described(("ami", name), value_text(info.default, info), info.description or "")
     for name, info in Settings.model_fields.items():
         if name not in GROUPS:
-            yield Described((name,), _default_text(info), info.description or "")
+            yield Described((name,), value_text(info.default, info), info.description or "")
     for rule in POLICY.rules:
         limit = f"How many {COUNTED[rule.measure]} make a source an offender, at most {HISTORY}; 0 switches it off."
         yield Described(("rules", rule.name, "limit"), str(rule.limit), limit)
@@ -59,13 +59,15 @@ def described() -> Iterator[Described]:
         yield Described(("rules", rule.name, "find_time"), duration_text(rule.find_time), since)
 
 
-def _default_text(info: FieldInfo) -> str:
-    value = info.default
+def value_text(value: object, info: FieldInfo) -> str:
+    """Write the value of a setting as its default is written; empty for none."""
     if DURATION in info.metadata:
         return ",".join(map(duration_text, value if isinstance(value, tuple) else [value]))
     if isinstance(value, bool):
         return str(value).lower()
-    return "" if value is None or value in (Allowlist(), frozenset()) else str(value)
+    if isinstance(value, frozenset):
+        return ",".join(sorted(value))
+    return "" if value is None or value == Allowlist() else str(value)
 
 
 def example() -> str:
