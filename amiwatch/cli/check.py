@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import json
-import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -112,7 +111,7 @@ async def _findings(read: Callable[[], Settings]) -> AsyncIterator[Finding]:
         return
     for finding in _settings(settings):
         yield finding
-    for finding in await _names(settings):
+    async for finding in _names(settings):
         yield finding
     for pbx in settings.pbxs().values():
         for finding in await _ami(pbx):
@@ -136,12 +135,7 @@ def _settings(settings: Settings) -> Iterator[Finding]:
         for mistake in error.mistakes:
             yield Finding("settings", Mark.BAD, mistake, CORRECT_IT, error.exit_code)
     else:
-        from amiwatch.cli.rules import changed
-
-        mine = (
-            f" with {counted(len(changed(settings)), 'number')} of yours (amiwatch rules)" if changed(settings) else ""
-        )
-        yield Finding("settings", Mark.GOOD, f"read; policy {settings.policy}{mine}, mode {settings.mode}")
+        yield Finding("settings", Mark.GOOD, f"read; policy {settings.policy}, mode {settings.mode}")
     if settings.mode == "observe":
         yield Finding(
             "settings", Mark.DOUBT, "observe mode: nothing is blocked", "when you trust it: AMIWATCH_MODE=enforce"
@@ -158,23 +152,21 @@ def _settings(settings: Settings) -> Iterator[Finding]:
         )
 
 
-async def _names(settings: Settings) -> list[Finding]:
+async def _names(settings: Settings) -> AsyncIterator[Finding]:
     """Look the names of the allowlist up, for one without an address protects nobody."""
-    from amiwatch.daemon.host import resolve
+    from amiwatch.daemon.host import LOOKUP_TIMEOUT, lookup
 
-    # It warns in the log of the daemon; here the finding says it.
-    logging.getLogger("amiwatch.daemon.host").addHandler(logging.NullHandler())
     names = list(dict.fromkeys([*settings.allowlist.names, *_allowed_names(settings.database)]))
-    found = await asyncio.gather(*map(resolve, names))
-    lost = [name for name, addresses in zip(names, found, strict=True) if not addresses]
-    to_do = "correct the name, or mend the name server (/etc/resolv.conf); an address instead of a name needs neither"
-    wrong = [
-        Finding("allowlist", Mark.BAD, f"{name!r} has no address now, so it protects nobody", to_do, 78)
-        for name in lost
-    ]
-    if names and not lost:
-        return [Finding("allowlist", Mark.GOOD, f"{counted(len(names), 'name')} looked up")]
-    return wrong
+    found = dict(zip(names, await asyncio.gather(*map(lookup, names)), strict=True))
+    mend = "mend the name server (/etc/resolv.conf); an address instead of a name needs none"
+    if unanswered := [repr(name) for name, addresses in found.items() if addresses is None]:
+        text = f"no name server answered within {LOOKUP_TIMEOUT:g} s for {', '.join(unanswered)}"
+        yield Finding("allowlist", Mark.BAD, f"{text}, so whom they protect is not known", mend, 78)
+    for name in [name for name, addresses in found.items() if addresses == []]:
+        text = f"{name!r} has no address now, so it protects nobody"
+        yield Finding("allowlist", Mark.BAD, text, f"correct the name, or {mend}", 78)
+    if names and all(found.values()):
+        yield Finding("allowlist", Mark.GOOD, f"{counted(len(names), 'name')} looked up")
 
 
 def _allowed_names(path: Path) -> list[str]:

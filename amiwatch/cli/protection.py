@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
+from amiwatch.cli.text import complain
 from amiwatch.judgement.safe import ALWAYS, PRIVATE
 from amiwatch.judgement.values import IPNetwork
 from amiwatch.store.records import AllowEntry
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 async def never_banned(settings: Settings, entries: Sequence[AllowEntry]) -> dict[IPNetwork, str]:
     """Return the networks that are never banned, each with the words that say why; names are looked up."""
-    from amiwatch.daemon.host import resolve, safe_networks
+    from amiwatch.daemon.host import LOOKUP_TIMEOUT, lookup, safe_networks
 
     safe: dict[IPNetwork, str] = {**ALWAYS, **(PRIVATE if settings.allow_private else {})}
     safe |= dict.fromkeys(settings.allowlist.networks, "on the allowlist of the settings")
@@ -29,7 +30,12 @@ async def never_banned(settings: Settings, entries: Sequence[AllowEntry]) -> dic
             safe[ip_network(entry.target)] = said
         except ValueError:
             names[entry.target] = said
-    found = await asyncio.gather(*map(resolve, names))
-    for (name, said), addresses in zip(names.items(), found, strict=True):
-        safe |= {ip_network(address): f"{said}, by the name {name}" for address in addresses}
+    found = dict(zip(names, await asyncio.gather(*map(lookup, names)), strict=True))
+    for name, addresses in found.items():
+        safe |= {ip_network(address): f"{names[name]}, by the name {name}" for address in addresses or ()}
+    if unanswered := [repr(name) for name, addresses in found.items() if addresses is None]:
+        complain(
+            f"no name server answered within {LOOKUP_TIMEOUT:g} s for {', '.join(unanswered)}: whom they protect is "
+            "not known here (the daemon goes on with the addresses that it knew last)"
+        )
     return safe | await safe_networks()

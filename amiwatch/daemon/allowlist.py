@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
-from amiwatch.daemon.host import resolve, safe_networks
+from amiwatch.daemon.host import lookup, safe_networks
 from amiwatch.errors import StoreError
 from amiwatch.judgement.safe import PRIVATE
 from amiwatch.judgement.values import IPAddress, IPNetwork
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from amiwatch.daemon.watch import Daemon
 
 log = logging.getLogger(__name__)
+
+REFRESH_TIME = 60.0
+"""Seconds between two looks at the machine's own addresses and the allowlist's names."""
+
+ASK_AGAIN = 5.0
+"""The same while no name server has answered for a name: its answer may have come late."""
 
 
 class Allowlist:
@@ -30,7 +36,16 @@ class Allowlist:
         """The database's part, as it was read last."""
         self.resolved: dict[str, list[IPAddress]] = {}
         """Last known addresses of names, for as long as a name server is silent."""
+        self.unanswered: frozenset[str] = frozenset()
+        """Names for which no name server has answered yet."""
+        self._lost: frozenset[str] = frozenset()
+        """Names of which it was said that they are not resolved."""
         self._refreshing = asyncio.Lock()
+
+    @property
+    def pause(self) -> float:
+        """Return the seconds until the next look."""
+        return ASK_AGAIN if self.unanswered else REFRESH_TIME
 
     async def refresh(self) -> None:
         """Gather who is never banned, and lift the bans that this contradicts."""
@@ -56,11 +71,22 @@ class Allowlist:
             except ValueError:
                 names.append(entry.target)
         names = list(dict.fromkeys([*names, *(pbx.host for pbx in settings.pbxs().values())]))
-        found = dict(zip(names, await asyncio.gather(*map(resolve, names)), strict=True))
+        found = dict(zip(names, await asyncio.gather(*map(lookup, names)), strict=True))
+        self.unanswered = frozenset(name for name, addresses in found.items() if addresses is None)
+        self._say_lost(frozenset(name for name, addresses in found.items() if not addresses))
         self.resolved = {name: addresses or self.resolved.get(name, []) for name, addresses in found.items()}
         for name, addresses in self.resolved.items():
             allowed |= {ip_network(address): f"the name {name!r}" for address in addresses}
         return allowed | await safe_networks()
+
+    def _say_lost(self, lost: frozenset[str]) -> None:
+        for name in sorted(lost - self._lost):
+            why = "no name server answers" if name in self.unanswered else "it has no address"
+            known = ",".join(map(str, self.resolved.get(name, [])))
+            log.warning("allowlist name not resolved name=%r reason=%s last_known=%s", name, why, known or "none")
+        for name in sorted(self._lost - lost):
+            log.info("allowlist name resolved name=%r", name)
+        self._lost = lost
 
     async def _from_store(self) -> Sequence[AllowEntry]:
         """Return the database's part; what it was, as long as it can't be read."""

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from amiwatch.daemon.host import resolve
+from amiwatch.daemon.host import lookup
 from amiwatch.errors import FirewallError
 from amiwatch.firewall.diagnosis import Cause, Suspect, cause, diagnose
 from amiwatch.firewall.rule import Rule
@@ -214,7 +214,7 @@ class Doubts:
     async def _elsewhere(self, pbx: str) -> str:
         """Say where a PBX is, if that is not on this host."""
         host = self._host(pbx)
-        addresses = await resolve(host) if host else []
+        addresses = await lookup(host) if host else []
         return "" if not addresses or any(map(_is_ours, addresses)) else host
 
 

@@ -49,8 +49,9 @@ LOGGED_IN = "somebody logged in from there"
 OWN = "an address of this machine"
 """Why our own addresses are safe: not even force bans them."""
 
-LOOKUP_TIMEOUT = 5.0
-"""Seconds to wait for a name server."""
+LOOKUP_TIMEOUT = 2.0
+"""Seconds to wait for name servers, who answer in milliseconds. The C library asks the second one only after five; what
+comes later than we waited is there at the next lookup."""
 
 ROUTING_TIMEOUT = 5.0
 """Seconds to wait for the kernel's answer about addresses and routes: it takes milliseconds."""
@@ -67,21 +68,29 @@ async def safe_networks() -> dict[IPNetwork, str]:
     return {ip_network(address): why for address, why in [*found, *local] if not address.is_unspecified}
 
 
-async def resolve(name: str) -> list[IPAddress]:
-    """Look a DNS name up; empty where it has no address now (or the name server does not answer)."""
+async def lookup(name: str) -> list[IPAddress] | None:
+    """Look a DNS name up; empty where it has no address, None where no name server has answered yet."""
     with suppress(ValueError):
         return [ip_address(name)]
     try:
         async with asyncio.timeout(LOOKUP_TIMEOUT):
             found = await _looked_up(name)
+    except TimeoutError:
+        return None
     except (OSError, ValueError) as error:  # ValueError: what no name server can be asked for
-        log.warning("allowlist name not resolved name=%r reason=%s", name, str(error) or "no answer")
-        return []
+        log.debug("name not resolved name=%r reason=%s", name, error)
+        return None if getattr(error, "errno", None) in _NO_ANSWER else []
     return list({ip_address(text.partition("%")[0]) for text in found})
 
 
+_NO_ANSWER = (socket.EAI_AGAIN, socket.EAI_FAIL)
+"""Codes of getaddrinfo(3) that say nothing about the name."""
+
 _lookups: set[str] = set()
 """Names that are being looked up; one that a silent name server left behind is not asked for again meanwhile."""
+
+_late: dict[str, list[str]] = {}
+"""Answers for which nobody waited any more, until somebody asks again."""
 
 
 async def _looked_up(name: str) -> list[str]:
@@ -91,8 +100,10 @@ async def _looked_up(name: str) -> list[str]:
     In a thread of its own that nobody waits for: the event loop's threads, which the firewall and the store need, would
     all hang with the name server, and so would the end of the process.
     """
+    if name in _late:
+        return _late.pop(name)
     if name in _lookups:
-        raise OSError("the last question still has no answer")
+        raise TimeoutError("the last question still has no answer")
     while len(_lookups) >= MAX_LOOKUPS:  # noqa: ASYNC110 - a thread can't set a loop's event, and nobody hurries
         await asyncio.sleep(0.01)
     loop = asyncio.get_running_loop()
@@ -111,6 +122,8 @@ async def _looked_up(name: str) -> list[str]:
 
     def tell(found: list[str], fault: Exception | None) -> None:
         if answer.done():
+            if found:
+                _late[name] = found
             return
         if fault is None:
             answer.set_result(found)

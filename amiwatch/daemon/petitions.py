@@ -287,7 +287,9 @@ class Clerk:
         lifted = before - len(self._daemon.judge.ledger)
         ended = f"; {_counted(lifted, 'ban')} lifted" if lifted else ""
         if self._daemon.allowlist.resolved.get(target) == []:
-            ended = f"; but the name has no address now, so it protects nobody until it has one{ended}"
+            is_open = target in self._daemon.allowlist.unanswered
+            why = "no name server has answered for it yet" if is_open else "the name has no address now"
+            ended = f"; but {why}, so it protects nobody until it has one{ended}"
         how_long = f"for {duration(request.seconds)} " if request.seconds else ""
         return Answer(f"{target} is never banned {how_long}from now on{ended}")
 

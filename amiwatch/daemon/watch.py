@@ -59,9 +59,6 @@ TICK = 0.25
 SAVE_TIME = 1.0
 """Seconds between two handovers of sums and status to the store, while something happens."""
 
-REFRESH_TIME = 60.0
-"""Seconds between two looks at the machine's own addresses and the allowlist's names."""
-
 FORGET_TIME = 6 * 3600.0
 """Seconds between two rounds of retention."""
 
@@ -400,7 +397,7 @@ class Daemon:
             "clerk": self._again("clerk", lambda: TICK, self._clerk.look),
             "hold": self._again("hold", lambda: TICK, self.hold.look),
             "saver": self._again("saver", lambda: SAVE_TIME, lambda: self._save(store)),
-            "refresh": self._again("refresh", lambda: REFRESH_TIME, self._refresh),
+            "refresh": self._again("refresh", lambda: self.allowlist.pause, self._refresh),
             "retention": self._again("retention", lambda: FORGET_TIME, lambda: self._forget(store)),
         }
 

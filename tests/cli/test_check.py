@@ -11,6 +11,7 @@ import pytest
 from amiwatch.store.records import AllowEntry, Status
 from amiwatch.store.writer import Store
 from amiwatch.testing.asterisk import FakeAsterisk, User
+from tests.nameserver import NameServer
 
 
 @pytest.fixture
@@ -102,6 +103,7 @@ async def test_a_database_without_a_place_is_bad(check, fake_asterisk, tmp_path)
     assert (await check(fake_asterisk, AMIWATCH_DATABASE=str(junk)))[0] == 74
 
 
+@pytest.mark.kernel
 async def test_a_name_of_the_allowlist_without_an_address_is_bad(check, fake_asterisk, path):
     code, text, findings = await check(fake_asterisk, AMIWATCH_ALLOWLIST="localhost")
     assert (code, bad(findings)) == (0, [])
@@ -109,9 +111,20 @@ async def test_a_name_of_the_allowlist_without_an_address_is_bad(check, fake_ast
     async with await Store.open(path) as store:
         store.put_allow(AllowEntry("office.invalid", "", time.time(), None, "alice"))
         await store.flush()
-    code, text, findings = await check(fake_asterisk, AMIWATCH_ALLOWLIST="localhost")
+    with NameServer({}):
+        code, text, findings = await check(fake_asterisk, AMIWATCH_ALLOWLIST="localhost")
     assert (code, bad(findings)) == (78, ["allowlist"])
     assert "'office.invalid' has no address now" in text
+
+
+@pytest.mark.kernel
+async def test_names_for_which_no_name_server_answers_are_told_together_after_two_seconds(check, fake_asterisk):
+    names = [f"carrier{number}.example" for number in range(40)]  # more than are asked for at once
+    with NameServer({"office.example": "192.0.2.1"}, silent=frozenset(names)):
+        code, text, _ = await check(fake_asterisk, AMIWATCH_ALLOWLIST=",".join(["office.example", *names]))
+    assert code == 78
+    assert "no name server answered within 2 s for 'carrier0.example', 'carrier1.example'" in " ".join(text.split())
+    assert "'office.example'" not in text
 
 
 async def test_tripwires_are_suggested_and_one_that_logs_in_is_doubted(check, fake_asterisk, path):

@@ -12,6 +12,7 @@ from amiwatch.store.records import AllowEntry
 from amiwatch.testing.builders import Case
 from tests.cli.conftest import HOSTILE, make_alert, make_attempts, make_ban
 from tests.cli.test_replay_history import attempts, live
+from tests.nameserver import NameServer
 
 NOW = float(int(time.time()))
 SOURCE = "203.0.113.50"
@@ -100,6 +101,19 @@ def test_who_is_never_banned_is_told_why(call, fill):
     settings = {"AMIWATCH_ALLOWLIST": "192.0.2.0/24"}
     assert "on the allowlist of the settings" in call("why", "192.0.2.1", **settings).stdout
     assert "private" in call("why", "10.0.0.1", AMIWATCH_ALLOW_PRIVATE="true").stdout
+
+
+@pytest.mark.kernel
+def test_names_that_no_name_server_answers_for_are_told_and_waited_for_but_once(program, fill):
+    fill(lambda store: store.put_ban(make_ban(), pbx="", origin="rule", is_enforced=True))
+    with NameServer({}, silent=frozenset({"one.example", "two.example"})):
+        result = program("why", "203.0.113.7", AMIWATCH_ALLOWLIST="one.example,two.example")
+    assert result.returncode == 0
+    told = (
+        "amiwatch: no name server answered within 2 s for 'one.example', 'two.example': whom they protect is not known"
+    )
+    assert " ".join(result.stderr.split()).startswith(told)
+    assert "is banned since" in result.stdout
 
 
 def test_an_ipv6_address_stands_for_its_64(call, fill):

@@ -1,6 +1,7 @@
 """Who is never banned because of this machine, and a name server that does not answer."""
 
 import asyncio
+import logging
 import os
 import socket
 import struct
@@ -11,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from amiwatch.daemon import host
+from amiwatch.daemon import allowlist, host
+from amiwatch.testing.firewall import FakeFirewall
 from amiwatch.testing.netns import Wire
+from tests.daemon.conftest import Start
+from tests.nameserver import NameServer
 
 
 @pytest.fixture
@@ -28,6 +32,7 @@ def silence() -> Iterator[None]:
     """Let every question hang, as a name server does that is unplugged: a real one keeps the C library 10 s."""
     yield
     host._lookups.clear()
+    host._late.clear()
 
 
 def session(address: bytes, kind: int = 7) -> bytes:
@@ -83,12 +88,12 @@ async def test_own_addresses_are_safe(files: Path) -> None:
     "name", ["a" * 64 + ".example", "x..example", "nul\0.example", "\udcff.example", "", "ü" * 300]
 )
 async def test_a_name_that_no_name_server_can_be_asked_for_has_no_address(name: str) -> None:
-    assert await host.resolve(name) == []
+    assert not await host.lookup(name)
 
 
 async def test_an_address_needs_no_name_server() -> None:
-    assert await host.resolve("192.0.2.1") == [ip_address("192.0.2.1")]
-    assert ip_address("127.0.0.1") in await host.resolve("localhost")
+    assert await host.lookup("192.0.2.1") == [ip_address("192.0.2.1")]
+    assert ip_address("127.0.0.1") in await host.lookup("localhost")
 
 
 @pytest.mark.usefixtures("silence")
@@ -102,10 +107,48 @@ async def test_a_silent_name_server_keeps_nobody_else_waiting(monkeypatch: pytes
     monkeypatch.setattr(socket, "getaddrinfo", silent)
     monkeypatch.setattr(host, "LOOKUP_TIMEOUT", 0.1)
     names = [f"{number}.example" for number in range(2 * host.MAX_LOOKUPS)]
-    found = await asyncio.gather(*map(host.resolve, names))
-    assert found == [[]] * len(names)
+    found = await asyncio.gather(*map(host.lookup, names))
+    assert found == [None] * len(names)
     assert len(host._lookups) == host.MAX_LOOKUPS
-    assert await host.resolve(names[0]) == []
+    assert await host.lookup(names[0]) is None
     async with asyncio.timeout(1):  # the event loop's own threads are free
         await asyncio.gather(*(asyncio.to_thread(int) for _ in range(20)))
     answer.set()
+
+
+@pytest.mark.kernel
+async def test_a_name_that_nobody_has_is_told_from_a_silent_name_server() -> None:
+    with NameServer({"office.example": "198.51.100.1"}):
+        assert await host.lookup("office.example") == [ip_address("198.51.100.1")]
+        assert await host.lookup("nobody.example") == []
+    assert await host.lookup("later.example") is None  # nobody is there any more
+
+
+@pytest.mark.kernel
+async def test_an_answer_that_comes_late_is_there_at_the_next_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "LOOKUP_TIMEOUT", 0.2)
+    with NameServer({"slow.example": "198.51.100.2"}, silent=frozenset({"slow.example"})) as server:
+        assert await host.lookup("slow.example") is None
+        server.speak()
+        async with asyncio.timeout(10):
+            while (found := await host.lookup("slow.example")) is None:  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.05)
+    assert found == [ip_address("198.51.100.2")]
+
+
+@pytest.mark.kernel
+async def test_a_daemon_asks_again_soon_for_whom_a_late_answer_protects(
+    watched: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(host, "LOOKUP_TIMEOUT", 0.2)
+    monkeypatch.setattr(allowlist, "ASK_AGAIN", 0.1)
+    caplog.set_level(logging.INFO)
+    with NameServer({"slow.example": "203.0.113.9"}, silent=frozenset({"slow.example"})) as server:
+        async with watched(FakeFirewall(), allowlist="slow.example") as it:
+            assert ip_network("203.0.113.9") not in it.daemon.allowlist.networks
+            server.speak()
+            async with asyncio.timeout(10):
+                while ip_network("203.0.113.9") not in it.daemon.allowlist.networks:  # noqa: ASYNC110 - nobody is told
+                    await asyncio.sleep(0.05)
+    assert caplog.text.count("allowlist name not resolved name='slow.example' reason=no name server answers") == 1
+    assert caplog.text.count("allowlist name resolved name='slow.example'") == 1

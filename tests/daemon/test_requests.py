@@ -19,6 +19,7 @@ from amiwatch.store import requests
 from amiwatch.store.reader import Reader
 from amiwatch.testing.firewall import FakeFirewall
 from tests.daemon.conftest import Start, Watched
+from tests.nameserver import NameServer
 
 HOSTILE = "\x1b[31m\r\nINFO banned network=0.0.0.0/0 \u202e'; DROP TABLE bans; --\0" + "x" * 5000
 
@@ -214,11 +215,15 @@ async def test_a_thousand_requests_at_once_are_answered_once_each(office: Office
         assert reader.count_open(time.time()) == 0
 
 
+@pytest.mark.kernel
 async def test_allowing_a_name_lifts_its_ban_and_disallowing_takes_it_back(office: Office) -> None:
     assert (await office.ask("allow", "LOCALHOST.")).text == "localhost is never banned from now on"
     assert ip_network("127.0.0.1/32") in office.it.daemon.allowlist.networks
     outcome = await office.ask("allow", "nowhere.invalid")
     assert outcome.is_done
+    assert outcome.text.endswith("; but no name server has answered for it yet, so it protects nobody until it has one")
+    with NameServer({}):
+        outcome = await office.ask("allow", "nowhere.invalid")
     assert outcome.text.endswith("; but the name has no address now, so it protects nobody until it has one")
     await office.ask("ban", "203.0.113.1")
     assert (await office.ask("allow", "203.0.113.1")).text == "203.0.113.1/32 is never banned from now on; 1 ban lifted"
