@@ -135,7 +135,12 @@ def _settings(settings: Settings) -> Iterator[Finding]:
         for mistake in error.mistakes:
             yield Finding("settings", Mark.BAD, mistake, CORRECT_IT, error.exit_code)
     else:
-        yield Finding("settings", Mark.GOOD, f"read; policy {settings.policy}, mode {settings.mode}")
+        from amiwatch.cli.rules import changed
+
+        mine = (
+            f" with {counted(len(changed(settings)), 'number')} of yours (amiwatch rules)" if changed(settings) else ""
+        )
+        yield Finding("settings", Mark.GOOD, f"read; policy {settings.policy}{mine}, mode {settings.mode}")
     if settings.mode == "observe":
         yield Finding(
             "settings", Mark.DOUBT, "observe mode: nothing is blocked", "when you trust it: AMIWATCH_MODE=enforce"
