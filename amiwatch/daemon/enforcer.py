@@ -370,7 +370,7 @@ class Enforcer:
             missing = [
                 Entry(network, None if left is None else max(1, round(left - late)))
                 for network, left in part
-                if not _is_taken(held, _number(network))
+                if not (held and _is_taken(held, _number(network)))
             ]
             restored += await self._put_back(missing)
             self._witnesses |= {network.version: network for network, _ in (part[0], part[-1])}

@@ -19,7 +19,7 @@ from amiwatch.errors import StoreError
 from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.values import FORCED, Ban, IPNetwork
 from amiwatch.store.reader import Reader
-from amiwatch.store.records import Status
+from amiwatch.store.records import Status, StoredBan
 from amiwatch.store.writer import Store
 
 if TYPE_CHECKING:
@@ -161,21 +161,27 @@ class Memory:
                 if ban.rule == FORCED:
                     daemon.hold.forced.add(ban.network)
                 if ban.is_enforced or not daemon.is_enforcing:
-                    until = end_of(ban.at, ban.until, now, shift)
-                    ledger.put(ban.network, until, is_proven=ban.is_proven)
-                    if ban.level and until is not None:
-                        key = source_key(ban.network.network_address)
-                        daemon.judge.neighbours.note(key, until, is_proven=ban.is_proven)
+                    self._want(ban, end_of(ban.at, ban.until, now, shift))
             await asyncio.sleep(0)
+
+    def _want(self, ban: StoredBan, until: float | None) -> None:
+        judge, source = self._daemon.judge, ban.source
+        if source is None:
+            judge.ledger.put(ban.network, until, is_proven=ban.is_proven)
+        else:
+            judge.ledger.put_source(source, until, is_proven=ban.is_proven)
+            if ban.level and until is not None:
+                judge.neighbours.note(source, until, is_proven=ban.is_proven)
 
     async def _learn_people(self, store: Store) -> None:
         daemon, judge = self._daemon, self._daemon.judge
         now = daemon.now()
         shift = daemon.now.utc(now) - now
-        async for offenders in store.offender_chunks(now + shift - 2 * judge.policy.decay, rows=LEARN_SLICE):
+        since, limit = now + shift - 2 * judge.policy.decay, judge.policy.max_offenders
+        async for offenders in store.offender_chunks(since, rows=LEARN_SLICE, limit=limit):
             for offender in offenders:
-                key = source_key(offender.network.network_address)
-                judge.ladder.remember(key, offender.level, end_of(offender.last_at, offender.until, now, shift) or now)
+                last = end_of(offender.last_at, offender.until, now, shift) or now
+                judge.ladder.remember(offender.source, offender.level, last)
             await asyncio.sleep(0)
         for trust in await store.trust(now + shift):
             at = min(now, trust.last_at - shift)

@@ -374,10 +374,11 @@ def _count(socket: NftablesSocket, header: wire.SetHeader) -> int:
 
 
 def _grouped(entries: Iterable[Entry]) -> dict[Width, list[Entry]]:
-    groups: dict[Width, list[Entry]] = {}
+    groups: dict[tuple[int, int], list[Entry]] = {}
     for entry in entries:
-        groups.setdefault(Width.of(entry.network), []).append(entry)
-    return groups
+        network = entry.network
+        groups.setdefault((network.version, network.prefixlen), []).append(entry)
+    return {Width(*width): group for width, group in groups.items()}
 
 
 def _refuse_everything(network: IPNetwork) -> None:

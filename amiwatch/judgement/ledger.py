@@ -4,6 +4,8 @@ The ledger: the bans that we want now, whatever the kernel holds.
 Rule 1: a ban ends by itself; ``expire`` only tells. No timers.
 
 Rule 2: a million bans must be cheap: single sources are kept as numbers, other networks in a table.
+
+Rule 3: nor may they stop anybody: a dictionary on its way to a million copies itself for 24 ms, so there are several.
 """
 
 from __future__ import annotations
@@ -16,12 +18,17 @@ from math import inf
 from amiwatch.judgement.networks import NetworkTable, key_network, source_key
 from amiwatch.judgement.values import IPV6_PREFIX, IPAddress, IPNetwork
 
+PART = 170_000
+"""Sources in one dictionary: with 174,763 it would copy itself, for 6 ms."""
+
 
 class Ledger:
     """Networks that are to be dropped, each with its end (seconds since the epoch; infinity for no end)."""
 
-    def __init__(self) -> None:
-        self._sources: dict[int, float] = {}
+    def __init__(self, part: int = PART) -> None:
+        self._part = part
+        self._sources: list[dict[int, float]] = [{}]
+        """In parts, each source in one of them. Most hosts have one part."""
         self._networks: NetworkTable[float] = NetworkTable()
         self._ends: list[tuple[float, int, IPNetwork | None]] = []
         """Heap of ends, each with the key of a source or a number and a network. An entry that was lifted or prolonged
@@ -31,23 +38,49 @@ class Ledger:
         """Those that rest on unproven evidence: keys of sources, or networks."""
 
     def __len__(self) -> int:
-        return len(self._sources) + len(self._networks)
+        return sum(map(len, self._sources)) + len(self._networks)
 
     def __contains__(self, network: IPNetwork) -> bool:
         return self.until(network) is not None
 
     def put(self, network: IPNetwork, until: float | None, *, is_proven: bool = True) -> None:
         """Want this network dropped until then; None is for ever. A later call replaces an earlier one."""
-        end = inf if until is None else until
         key = _single(network)
-        (self.unproven.discard if is_proven else self.unproven.add)(network if key is None else key)
-        if key is None:
-            self._networks.put(network, end)
-        else:
-            self._sources[key] = end
-        if end < inf:
+        if key is not None:
+            self.put_source(key, until, is_proven=is_proven)
+            return
+        (self.unproven.discard if is_proven else self.unproven.add)(network)
+        self._networks.put(network, inf if until is None else until)
+        if until is not None:
             self._serial += 1
-            heapq.heappush(self._ends, (end, self._serial, network) if key is None else (end, key, None))
+            heapq.heappush(self._ends, (until, self._serial, network))
+
+    def put_source(self, key: int, until: float | None, *, is_proven: bool = True) -> None:
+        """Do the same for one source by its ``source_key``."""
+        (self.unproven.discard if is_proven else self.unproven.add)(key)
+        self._part_for(key)[key] = inf if until is None else until
+        if until is not None:
+            heapq.heappush(self._ends, (until, key, None))
+
+    def _part_for(self, key: int) -> dict[int, float]:
+        """Return the part that has a source, or one that has room."""
+        room = None
+        for part in self._sources:
+            if key in part:
+                return part
+            if len(part) < self._part:
+                room = part
+        if room is None:
+            room = {}
+            self._sources.append(room)
+        return room
+
+    def _end(self, key: int) -> float | None:
+        for part in self._sources:
+            end = part.get(key)
+            if end is not None:
+                return end
+        return None
 
     def drop(self, network: IPNetwork) -> bool:
         """Want exactly this network no longer; tell whether it was there."""
@@ -55,26 +88,25 @@ class Ledger:
         self.unproven.discard(network if key is None else key)
         if key is None:
             return self._networks.pop(network) is not None
-        return self._sources.pop(key, None) is not None
+        return any(part.pop(key, None) is not None for part in self._sources)
 
     def until(self, network: IPNetwork) -> float | None:
         """Return the end of the ban of exactly this network (infinity: none), or None if it is not banned."""
         key = _single(network)
-        if key is not None:
-            return self._sources.get(key)
-        return self._networks.get(network)
+        return self._networks.get(network) if key is None else self._end(key)
 
     def is_banned(self, key: int, address: IPAddress, now: float) -> bool:
         """Tell whether a source is banned; ``key`` is its ``source_key``. On the hot path."""
-        end = self._sources.get(key)
-        if end is not None and end > now:
-            return True
+        for part in self._sources:
+            end = part.get(key)
+            if end is not None and end > now:
+                return True
         # A narrow ban that ended a moment ago must not hide a wider one.
         return bool(self._networks) and any(end > now for _, end in self._networks.all_covering(address))
 
     def covering(self, address: IPAddress, now: float) -> IPNetwork | None:
         """Return the banned network that holds this address, or None."""
-        end = self._sources.get(source_key(address))
+        end = self._end(source_key(address))
         if end is not None and end > now:
             return key_network(source_key(address))
         return next((network for network, end in self._networks.all_covering(address) if end > now), None)
@@ -86,9 +118,9 @@ class Ledger:
         if key is None and network.version == 6 and network.prefixlen > IPV6_PREFIX:
             key = source_key(network.network_address)
         if key is not None:
-            return [*found, key_network(key)] if key in self._sources else found
+            return found if self._end(key) is None else [*found, key_network(key)]
         first, last = sorted((source_key(network.network_address), source_key(network.broadcast_address)))
-        return found + [key_network(each) for each in self._sources if first <= each <= last]
+        return found + [key_network(each) for part in self._sources for each in part if first <= each <= last]
 
     def expire(self, now: float) -> list[IPNetwork]:
         """Forget the bans that ended and return their networks."""
@@ -123,10 +155,11 @@ class Ledger:
 
         Bans may come and go while somebody walks the list.
         """
-        for key in list(self._sources):
-            end = self._sources.get(key, 0.0)
-            if end > now:
-                yield key_network(key), None if end == inf else end - now
+        for part in list(self._sources):
+            for key in list(part):
+                end = part.get(key) or self._end(key)
+                if end is not None and end > now:
+                    yield key_network(key), None if end == inf else end - now
         for network, end in list(self._networks):
             if end > now:
                 yield network, None if end == inf else end - now

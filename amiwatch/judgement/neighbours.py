@@ -11,7 +11,7 @@ Rule 2: memory is bounded: the networks, and the addresses kept of each.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from math import inf
 
 MAX_HOSTS = 8
@@ -43,8 +43,11 @@ class Neighbours:
         """Note a ban by a rule and its end; IPv6 sources, which are networks themselves, are passed over."""
         if not 0 <= key < 2**32:
             return
-        network = self._networks.setdefault(key >> 8, _Network())
-        self._networks.move_to_end(key >> 8)
+        network = self._networks.get(key >> 8)
+        if network is None:
+            network = self._networks[key >> 8] = _Network()
+        else:
+            self._networks.move_to_end(key >> 8)
         hosts = network.hosts
         hosts.pop(key, None)
         hosts[key] = until, is_proven
@@ -85,10 +88,10 @@ class _Network:
 
     def reckon(self, limit: int) -> None:
         """Find out anew until when so many of its addresses are banned: asked far more often than it changes."""
-        self.bad_until = _until(limit, (until for until, _ in self.hosts.values()))
-        self.surely_bad_until = _until(limit, (until for until, is_proven in self.hosts.values() if is_proven))
+        ends = sorted(self.hosts.values(), reverse=True) if limit <= len(self.hosts) else []
+        self.bad_until = _until(limit, [until for until, _ in ends])
+        self.surely_bad_until = _until(limit, [until for until, is_proven in ends if is_proven])
 
 
-def _until(limit: int, ends: Iterable[float]) -> float:
-    longest = sorted(ends, reverse=True)
-    return longest[limit - 1] if 0 < limit <= len(longest) else -inf
+def _until(limit: int, ends: Sequence[float]) -> float:
+    return ends[limit - 1] if 0 < limit <= len(ends) else -inf

@@ -368,14 +368,16 @@ class Reader:
             cursor = self._db.execute(sql, {"now": now})
             while found := cursor.fetchmany(rows):
                 yield [
-                    StoredBan(key_network(key), at, until, level, rule, is_enforced == 1, is_proven == 1)
+                    StoredBan(key, at, until, level, rule, is_enforced == 1, is_proven == 1)
                     for key, at, until, level, rule, is_enforced, is_proven in found
                 ]
 
-    def stored_offenders(self, since: float) -> Iterator[StoredOffender]:
-        """Yield the networks banned since then."""
-        sql = "SELECT sort_key, first_at, last_at, until, level, bans FROM offenders WHERE last_at >= ?"
-        return (StoredOffender(key_network(row[0]), *row[1:]) for row in self._fetch(sql, (since,)))
+    def stored_offenders(self, since: float, limit: int = -1) -> Iterator[StoredOffender]:
+        """Yield the networks banned since then, the last of them where there are more than ``limit``, in order."""
+        columns = "sort_key, first_at, last_at, until, level, bans"
+        newest = f"SELECT {columns} FROM offenders WHERE last_at >= ? ORDER BY last_at DESC LIMIT ?"  # noqa: S608 - texts of ours
+        sql = f"SELECT {columns} FROM ({newest}) ORDER BY last_at"  # noqa: S608
+        return map(StoredOffender._make, self._fetch(sql, (since, limit)))
 
     def stored_trust(self, now: float) -> list[StoredTrust]:
         """Return the trust that has not run out, in the order of the last logins."""

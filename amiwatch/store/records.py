@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple
 
-from amiwatch.judgement.networks import network4, network6
+from amiwatch.judgement.networks import network4, network6, source_key
 from amiwatch.judgement.values import IPV6_PREFIX, TEXT_LIMIT, Evidence, IPAddress, IPNetwork
 
 ATTEMPT_BUCKET = 600
@@ -45,7 +45,7 @@ FOR_EVER = 0
 class StoredBan(NamedTuple):
     """An open ban, as the daemon reads it back at start."""
 
-    network: IPNetwork
+    sort_key: bytes
     at: float
     until: float | None
     """None is for ever."""
@@ -56,11 +56,21 @@ class StoredBan(NamedTuple):
     is_proven: bool
     """False: forged UDP packets could have brought it about."""
 
+    @property
+    def network(self) -> IPNetwork:
+        """What is banned."""
+        return key_network(self.sort_key)
+
+    @property
+    def source(self) -> int | None:
+        """The ``source_key`` of a ban of one source; None for other networks."""
+        return _key_source(self.sort_key)
+
 
 class StoredOffender(NamedTuple):
     """Where a network stands on the ladder, as the daemon reads it back at start."""
 
-    network: IPNetwork
+    sort_key: bytes
     first_at: float
     last_at: float
     until: float
@@ -68,6 +78,17 @@ class StoredOffender(NamedTuple):
     level: int
     """Rung of the last ban that had one; 0 after a pardon."""
     bans: int
+
+    @property
+    def network(self) -> IPNetwork:
+        """Who it is."""
+        return key_network(self.sort_key)
+
+    @property
+    def source(self) -> int:
+        """His ``source_key``."""
+        found = _key_source(self.sort_key)
+        return source_key(self.network.network_address) if found is None else found
 
 
 class StoredTrust(NamedTuple):
@@ -352,6 +373,13 @@ def network_key(source: IPAddress | IPNetwork) -> bytes:
 def key_network(key: bytes) -> IPNetwork:
     """Return the network of a sort key (0.6 µs; from text it takes 3.4 µs)."""
     return (network4 if key[0] == 4 else network6)(int.from_bytes(key[1:-1], "big"), key[-1])
+
+
+def _key_source(key: bytes) -> int | None:
+    """Return the ``source_key`` of a sort key, or None for one of another width: without a network, for a million."""
+    if key[0] == 4:
+        return int.from_bytes(key[1:5], "big") if key[5] == 32 else None
+    return ~int.from_bytes(key[1:9], "big") if key[17] == IPV6_PREFIX else None
 
 
 def counted_network(network: IPNetwork) -> IPNetwork:

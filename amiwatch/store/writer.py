@@ -213,12 +213,12 @@ class Store(Puts):
         return [offender async for chunk in self.offender_chunks(since) for offender in chunk]
 
     async def offender_chunks(
-        self, since: float = 0.0, *, rows: int = CHUNK_ROWS
+        self, since: float = 0.0, *, rows: int = CHUNK_ROWS, limit: int = -1
     ) -> AsyncIterator[list[StoredOffender]]:
-        """Yield the same, so many at a time; see ``active_ban_chunks``."""
+        """Yield the same, so many at a time (see ``active_ban_chunks``), the last ``limit`` of them."""
 
         def read(reader: Reader) -> Iterator[list[StoredOffender]]:
-            found = reader.stored_offenders(since)
+            found = reader.stored_offenders(since, limit)
             return iter(lambda: list(islice(found, rows)), [])
 
         async for chunk in self._connection.chunks(read):

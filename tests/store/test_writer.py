@@ -3,9 +3,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-from ipaddress import ip_network
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
+import pytest
+
+from amiwatch.judgement.networks import source_key
 from amiwatch.store.reader import Reader
 from amiwatch.store.requests import ask, wait_outcome, withdraw
 from amiwatch.store.writer import Store
@@ -119,6 +123,31 @@ async def test_a_pardon_forgets_the_rung_and_keeps_the_history(store: Store) -> 
     await store.flush()
     (offender,) = await store.offenders()
     assert (offender.level, offender.bans, offender.until) == (0, 1, NOON + 60)
+
+
+async def test_of_many_offenders_the_last_are_remembered_in_their_order(store: Store) -> None:
+    for last, age in ((7, 2), (8, 0), (9, 1)):
+        store.put_ban(make_ban(f"203.0.113.{last}", at=NOON - age), **OFFICE)
+    await store.flush()
+    found = [str(each.network) async for chunk in store.offender_chunks(NOON - 60, limit=2) for each in chunk]
+    assert found == ["203.0.113.9/32", "203.0.113.8/32"]
+
+
+@pytest.mark.parametrize(
+    ("network", "source"),
+    [
+        ("203.0.113.7/32", "203.0.113.7"),
+        ("203.0.113.0/24", None),
+        ("2001:db8:0:7::/64", "2001:db8:0:7::1"),
+        ("2001:db8::/32", None),
+    ],
+)
+async def test_a_ban_of_one_source_comes_back_with_its_number(store: Store, network: str, source: str | None) -> None:
+    store.put_ban(replace(make_ban(), network=ip_network(network)), **OFFICE)
+    await store.flush()
+    [ban], [offender] = await store.active_bans(NOON), await store.offenders()
+    assert (str(ban.network), ban.source) == (network, source and source_key(ip_address(source)))
+    assert offender.source == source_key(ip_network(network).network_address)
 
 
 async def test_a_ban_that_was_only_observed_does_not_count_for_the_ladder(store: Store) -> None:
