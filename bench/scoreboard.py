@@ -256,7 +256,7 @@ class Play:
 SAID_OF_VICTIMS = frozenset(
     (
         "trusted_offender", "allowed_offender", "chan_sip_offender", "shared_address", "broken_phone", "broken_site",
-        "unknown_carrier",
+        "unknown_carrier", "phone_kept_out",
     )
 )  # fmt: skip
 """Alerts that are right about somebody in whose name a forger sends: that is what his address was seen to send."""
@@ -343,7 +343,7 @@ def bars(board: Board) -> list[tuple[bool, str]]:
     many, many_missed = sum(s.many for s in scores), sum(s.many_missed for s in scores)
     enough, missed = sum(s.enough for s in scores), sum(s.enough_missed for s in scores)
     slow = max((max(s.through, default=0) for s in scores if s.bar == SLOW_BAR), default=0)
-    found = board.scores.get("finder of a password", Score(Role.UNDECIDABLE, 0))
+    found = [score for name, score in board.scores.items() if name.endswith("finder of a password")]
     wrong = sum((s.wrong for s in scores), Counter[str]()) + board.general_wrong
     silent, must = sum(s.silent for s in scores), sum(s.must_alert for s in scores)
     alarm = max(board.alarms, default=0)
@@ -358,7 +358,8 @@ def bars(board: Board) -> list[tuple[bool, str]]:
         _is_early(board, "FreePBX", lambda score: score.freepbx),
         (alarm <= CAMPAIGN_BAR and len(board.alarms) == board.campaigns,
          f"campaigns alerted: {len(board.alarms)} of {board.campaigns}, after {alarm} attempts at most"),
-        (not found.silent, f"passwords found without an alarm: {found.silent} of {found.actors}"),
+        (not any(s.silent for s in found),
+         f"passwords found without an alarm: {sum(s.silent for s in found)} of {sum(s.actors for s in found)}"),
         (not silent, f"troubles and attacks without their alert: {silent} of {must:,}"),
         (not wrong, f"wrong alerts: {dict(wrong) or 0}, of {sum(s.right for s in scores) + wrong.total():,}"),
     ]  # fmt: skip

@@ -17,6 +17,7 @@ from math import inf
 
 from amiwatch.judgement.alerts import ALERTS
 from amiwatch.judgement.counters import Counters
+from amiwatch.judgement.found import PROBATION
 from amiwatch.judgement.reasons import alerts_reason
 from amiwatch.judgement.rules import MINUTE, Policy
 from amiwatch.judgement.values import TEXT_LIMIT, Alert, IPAddress, SecurityEvent, Verdict
@@ -26,6 +27,9 @@ MAX_ALERTS = 10_000
 
 _NEVER_HELD_BACK = frozenset({"password_found"})
 """Alerts that each must be heard, and that no forged packet can raise."""
+
+FOUND_PAUSE = PROBATION
+"""They come once in so many seconds at most: who uses what he found logs in every few minutes."""
 
 
 class Alarms:
@@ -63,7 +67,10 @@ class Alarms:
         return _alert(now, kind, None, account, reason())
 
     def _is_news(self, name: tuple[str, int | str | None], now: float) -> bool:
-        return self._said.get(name, -inf) <= now - self.policy.alert_time
+        pause = self.policy.alert_time
+        if name[0] in _NEVER_HELD_BACK:
+            pause = max(pause, FOUND_PAUSE)
+        return self._said.get(name, -inf) <= now - pause
 
     def _remember(self, name: tuple[str, int | str | None], now: float) -> None:
         self._said[name] = now

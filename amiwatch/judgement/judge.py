@@ -19,6 +19,7 @@ from typing import Literal
 from amiwatch.judgement.campaigns import GIVEN_UP, Campaigns
 from amiwatch.judgement.counters import Counters
 from amiwatch.judgement.crowds import KNOWN, QUIET, Breaker, Failure
+from amiwatch.judgement.found import Finds, Found
 from amiwatch.judgement.ledger import Ledger
 from amiwatch.judgement.networks import WIDE, NetworkTable, source_key, wide_key
 from amiwatch.judgement.reasons import (
@@ -109,6 +110,7 @@ class Judge:
         """Source → first requests for accounts that exist since it last answered a challenge."""
         self._broken: OrderedDict[str, float] = OrderedDict()
         """SessionIDs of requests that broke a message → when."""
+        self._finds = Finds()
         self._campaigns = Campaigns(policy)
         self._verdicts = Verdicts(
             policy,
@@ -242,18 +244,22 @@ class Judge:
             source.unanswered.pop(hash(event.session), None)
             if dialogue is not None and dialogue.account is not None and Trust.is_earned_by(event):
                 source.take_back_name(dialogue.account, dialogue.began, event.account)
-            if self._verdicts.has_found_password(key, source, event, now):
-                each = hash((key, event.account))
-                return self.alarms.tell("password_found", each, event, now, lambda: found_reason(source, event))
+            found = self._verdicts.found_password(key, source, event, now)
+            if found is not None and not self._finds.is_over(key, event.account, found, now):
+                return self._alarm(key, event, found, now)
             tried = max(
                 part.guessed.pop(event.account, 0) for part in source.parts(is_proven=source.proven is not None)
             )
-            if self._verdicts.has_mistyped(key, source, tried, now):
+            if found is None and self._verdicts.has_mistyped(key, source, tried, now):
                 why = mistyped_reason(event.account, tried)
                 said = self.alarms.tell("mistyped_password", key, event, now, lambda: why)
         if Trust.is_earned_by(event):
             self.trust.grant(_own_key(key, event), event.account, now)
         return said
+
+    def _alarm(self, key: int, event: SecurityEvent, found: Found, now: float) -> Sequence[Verdict]:
+        each = hash((key, event.account))
+        return self.alarms.tell("password_found", each, event, now, lambda: found_reason(event, found))
 
     def _challenged(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         """Note a challenge for ``<unknown>``: honest if a success follows, the trace of a scanner if none ever does."""
@@ -365,8 +371,11 @@ class Judge:
 
     def _unregistered(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         """Report a phone whose AOR is full, stale or unknown: it has authenticated, so it is no offence."""
-        kind = "aor_full" if event.detail == _TOO_MANY_CONTACTS else "aor_missing"
-        return self.alarms.tell(kind, hash((key, event.account)), event, now, lambda: aor_reason(event))
+        is_full = event.detail == _TOO_MANY_CONTACTS
+        kind = "aor_full" if is_full else "aor_missing"
+        return self.alarms.tell(
+            kind, hash((key, event.account)), event, now, lambda: aor_reason(event, is_full=is_full)
+        )
 
     @staticmethod
     def _is_named_late(source: Source, dialogue: Dialogue, event: SecurityEvent) -> bool:
@@ -473,6 +482,8 @@ class Judge:
         """Tell the breaker that a source fails."""
         breaker = self._breaker
         is_open, is_new = now < breaker.until, source.failed_at < now - QUIET
+        if is_open or now > breaker.until + QUIET:
+            source.is_of_a_crowd = is_open and not breaker.is_storm
         if not is_open and not is_new:
             return ()
         if is_open and breaker.is_storm and not event.is_proven and not self.trust.has(key, now):

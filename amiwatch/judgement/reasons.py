@@ -6,6 +6,7 @@ Rule 1: what an attacker chose is written with ``repr`` and cut, so that it can'
 
 from __future__ import annotations
 
+from amiwatch.judgement.found import Found
 from amiwatch.judgement.rules import DAY, HOUR, MINUTE, Measure, Rule
 from amiwatch.judgement.sources import Source
 from amiwatch.judgement.values import UNKNOWN, Ban, IPNetwork, SecurityEvent
@@ -84,6 +85,16 @@ def quiet_reason(source: Source, rule: Rule, now: float) -> str:
     )
 
 
+def kept_out_reason(source: Source, rule: Rule, now: float) -> str:
+    """Say why a source is not banned that only asks for accounts that exist, and never gets to try a password."""
+    why = (
+        "its ACL refuses this address"
+        if source.guessed
+        else "no challenge is ever answered, so the answers of the PBX may not reach the phone"
+    )
+    return f"{window(source, rule, now)} at a calm pace, all for {_names(source)}, which exists, but {why}"
+
+
 def phone_reason(source: Source, event: SecurityEvent) -> str:
     """Say why a source that fails steadily with one account is not banned."""
     return (
@@ -121,13 +132,13 @@ def mistyped_reason(account: str, tried: int) -> str:
     return f"{account[:40]!r} logged in from an address without trust after {tried} wrong passwords"
 
 
-def trusted_reason(source: Source, rule: Rule, now: float, is_proven: bool) -> str:
-    """Say why a source whose phones log in is not banned."""
-    why = (
-        "so it is not banned for failing with accounts that exist"
-        if is_proven
-        else "and over UDP a stranger can forge its address"
-    )
+def trusted_reason(source: Source, rule: Rule, now: float, is_proven: bool, factor: int) -> str:
+    """Say why a source whose phones log in is not banned; of unknown accounts it may try ``factor`` times as many."""
+    why = "so it is not banned for failing with accounts that exist"
+    if not is_proven:
+        why = "and over UDP a stranger can forge its address"
+    elif source.accounts:
+        why = f"so only {factor} times as many unknown accounts as from strangers ban it"
     return f"{window(source, rule, now)} ({_names(source)}), but phones of ours log in from there, {why}"
 
 
@@ -189,16 +200,21 @@ def attacked_reason(account: str, addresses: int, seconds: float) -> str:
     )
 
 
-def aor_reason(event: SecurityEvent) -> str:
+def aor_reason(event: SecurityEvent, *, is_full: bool) -> str:
     """Say why a phone that logged in can't register."""
-    return f"{event.account[:40]!r} may log in, but its registration was refused: {event.detail[:80]}"
+    why = "more contacts than its aor takes" if is_full else "no aor that takes it"
+    return f"{event.account[:40]!r} may log in, but its registration was refused, for there is {why} ({event.detail[:80]})"
 
 
-def found_reason(source: Source, event: SecurityEvent) -> str:
-    """Say that a source seems to have found a password."""
-    tried = source.guessed.get(event.account, 0)
-    accounts = sum(count > 0 for count in source.guessed.values())
-    return (
+def found_reason(event: SecurityEvent, found: Found) -> str:
+    """Say that a source seems to have found a password, and what else it may be."""
+    tried, accounts = found.tried, found.accounts
+    said = (
         f"{event.account[:40]!r} logged in after {tried} wrong {'password' if tried == 1 else 'passwords'} for it and "
         f"tries on {accounts} {'account' if accounts == 1 else 'accounts'} from the same source"
     )
+    if found.is_phone:
+        said += ", at the steady pace of a phone: somebody corrected its password, or a patient guesser found it"
+    if not found.is_proven:
+        said += "; the wrong ones came over UDP, where a stranger can forge them"
+    return said

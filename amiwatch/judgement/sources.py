@@ -284,6 +284,10 @@ class Attempts(Windows):
         if len(self.guessed) > HISTORY:
             del self.guessed[next(iter(self.guessed))]
 
+    def guesses(self, account: str) -> tuple[int, int]:
+        """Return how many passwords were tried on this account, and on how many accounts any was."""
+        return self.guessed.get(account[:TEXT_LIMIT], 0), sum(count > 0 for count in self.guessed.values())
+
     def note_again(self, account: str, at: float, before: float | None) -> None:
         """Note that an account was tried again, after ``before`` if that is known: the pace tells a phone."""
         account = account[:TEXT_LIMIT]
@@ -326,7 +330,7 @@ class Source(Attempts):
         self.spared_until = 0.0
         """Until when further unproven evidence changes nothing: a flood that is not banned must cost little."""
         self.is_of_a_crowd = False
-        """Whether it was spared because many others failed at the same time."""
+        """Whether it failed last during a mass failure, or soon after: its success then is nothing new."""
         self.names: dict[str, str] | None = None
         """Accounts that logged in → under which name Asterisk first took them for strangers (``auth_username``)."""
         self.dialogues: dict[int, Dialogue] = {}
@@ -341,7 +345,9 @@ class Source(Attempts):
         source = Source(self.address, now)
         source.guessed = self.guessed
         source.has_password = self.has_password
-        source.proven = Attempts() if self.proven is not None else None
+        if self.proven is not None:
+            source.proven = Attempts()
+            source.proven.guessed = self.proven.guessed
         return source
 
     def dialogue(self, session: str) -> Dialogue:

@@ -13,6 +13,7 @@ from statistics import median
 
 from amiwatch.judgement.rules import ATTEMPTS, ONE_ACCOUNT, UNANSWERED, Measure
 from amiwatch.judgement.sources import HISTORY, Attempts, Source
+from amiwatch.judgement.values import UNKNOWN
 
 CALM_PACE = 1.0
 """Attempts a second that a carrier or a monitor stays under; scanners send 20 to 150."""
@@ -103,6 +104,11 @@ def is_calm_caller(source: Attempts, measure: Measure, begin: float) -> bool:
     return strange < 2  # a carrier pings with a name of its own between the calls
 
 
+def is_kept_out(source: Source, part: Attempts) -> bool:
+    """Tell whether all that came was for accounts that exist: refused by their ACL, or its challenge never answered."""
+    return not part.accounts and all(event.account != UNKNOWN for event in source.evidence)
+
+
 def is_hopper(source: Source) -> bool:
     """Tell whether a source takes one address after the other, as far as its evidence tells."""
     return len({event.source for event in source.evidence}) > CARRIER_HOSTS
@@ -169,8 +175,10 @@ def is_steady_phone(source: Attempts, measure: Measure = ATTEMPTS) -> bool:
         if len(source.accounts.keys() | source.guessed.keys()) > 1:
             return False
     times = list(source.kept(measure)[-PACE_SAMPLES:])
-    begins = times[:1] + [later for earlier, later in pairwise(times) if later - earlier > RETRY_PAUSE]
-    return len(times) <= RETRIES * len(begins) and is_steady(begins, pause=PHONE_PAUSE)
+    begins = _begins(times)
+    if len(times) > RETRIES * len(begins):
+        return False
+    return is_steady(begins, pause=PHONE_PAUSE, samples=STEADY_SAMPLES - _is_doubled(times, begins))
 
 
 def is_broken_site(source: Attempts) -> bool:
@@ -180,17 +188,30 @@ def is_broken_site(source: Attempts) -> bool:
     if not 2 <= len(source.accounts.keys() | source.guessed.keys()) <= BROKEN_PHONES:
         return False
     samples = steady = 0
+    are_doubled = True
     for times in source.again.values():
-        begins = times[:1] + [later for earlier, later in pairwise(times) if later - earlier > RETRY_PAUSE]
+        begins = _begins(times)
         if len(times) > RETRIES * len(begins):
             return False
+        are_doubled &= _is_doubled(times, begins)
         if pauses := _pauses(begins):
             middle = median(pauses)
             if middle < PHONE_PAUSE:
                 return False
             samples += len(pauses)
             steady += sum(middle / 2 <= each <= middle * 2 for each in pauses)
-    return samples >= STEADY_SAMPLES and steady >= STEADY_SHARE * samples
+    # Of eight doubled tries with three accounts, only one is a second begin.
+    return samples >= (1 if are_doubled else STEADY_SAMPLES) and steady >= STEADY_SHARE * samples
+
+
+def _begins(times: list[float]) -> list[float]:
+    """Return the first tries of those that belong together."""
+    return times[:1] + [later for earlier, later in pairwise(times) if later - earlier > RETRY_PAUSE]
+
+
+def _is_doubled(times: list[float], begins: list[float]) -> bool:
+    """Tell whether each try, the newest perhaps aside, was made twice at once, so that half as many pauses came."""
+    return len(times) >= RETRIES * len(begins) - 1
 
 
 def is_pace_of_phone(source: Source, tries: int, now: float) -> bool:
@@ -238,10 +259,14 @@ def are_equal_bursts(pauses: list[float]) -> bool:
     return all(abs(each - middle) <= BURST_JITTER * middle for each in pauses[:at] + pauses[at + 1 :])
 
 
-def is_steady(times: list[float], *, pause: float) -> bool:
-    """Tell whether the newest of these times come at a steady pace, with at least ``pause`` seconds between."""
+def is_steady(times: list[float], *, pause: float, samples: int = STEADY_SAMPLES) -> bool:
+    """
+    Tell whether the newest of these times come at a steady pace, with at least ``pause`` seconds between.
+
+    On average too: of tries every 11 seconds, as chance has it, most of a few pauses may be longer than 15.
+    """
     pauses = _pauses(times[-PACE_SAMPLES:])
-    if len(pauses) < STEADY_SAMPLES:
+    if len(pauses) < samples or sum(pauses) < pause * len(pauses):
         return False
     middle = median(pauses)
     steady = sum(middle / 2 <= each <= middle * 2 for each in pauses)

@@ -18,6 +18,7 @@ from amiwatch.judgement.alarms import Alarms, Ceiling
 from amiwatch.judgement.campaigns import FEW
 from amiwatch.judgement.counters import Counters
 from amiwatch.judgement.crowds import Breaker
+from amiwatch.judgement.found import Found
 from amiwatch.judgement.hasty import Hasty, HastyBans
 from amiwatch.judgement.ladder import Ladder
 from amiwatch.judgement.ledger import Ledger
@@ -28,6 +29,7 @@ from amiwatch.judgement.reasons import (
     ban_reason,
     ceiling_reason,
     chan_sip_reason,
+    kept_out_reason,
     lift_reason,
     moved_reason,
     phone_reason,
@@ -58,6 +60,7 @@ from amiwatch.judgement.trouble import (
     is_calm_caller,
     is_crowd_of_phones,
     is_hopper,
+    is_kept_out,
     is_like_its_storm,
     is_pace_of_phone,
     is_pace_of_site,
@@ -198,9 +201,10 @@ class Verdicts:
             return False
         if self._breaker.is_storm and not is_like_its_storm(part, self._breaker.usual):
             return False
-        source.is_of_a_crowd = True
         if self._breaker.is_storm:
             source.spared_until = now + CROWD_PAUSE
+        else:
+            source.is_of_a_crowd = True  # a storm, which a forger makes, excuses no success after guesses
         return True
 
     def _excuse(
@@ -218,6 +222,8 @@ class Verdicts:
         if may_be_carrier and not part.has_password and is_calm_caller(part, rule.measure, begin):
             if _RETRIES in rule.unless:
                 return ()  # the next one may have another name
+            if is_kept_out(source, part):
+                return self.alarms.tell("phone_kept_out", key, event, now, lambda: kept_out_reason(source, rule, now))
             return self.alarms.tell("unknown_carrier", key, event, now, lambda: quiet_reason(source, rule, now))
         if part.unnamed and self._is_shared(key, now):
             return None  # nobody says that these attempts are one account's
@@ -263,7 +269,7 @@ class Verdicts:
         if not is_proven:
             source.spared_until = _next_minute(now)
         return self.alarms.tell(
-            "trusted_offender", key, event, now, lambda: trusted_reason(source, rule, now, is_proven)
+            "trusted_offender", key, event, now, lambda: trusted_reason(source, rule, now, is_proven, self.policy.trust_factor)
         )
 
     def _enumerates(self, key: int, source: Source, rule: Rule, now: float) -> bool:
@@ -380,19 +386,23 @@ class Verdicts:
         self.neighbours.forget(key)
         return Lift(ban.network, ban.address, now, level, lift_reason(ban))
 
-    def has_found_password(self, key: int, source: Source, event: SecurityEvent, now: float) -> bool:
-        """Tell whether a source succeeds after many guesses: it has found a password, it earned no trust."""
-        tried = source.guessed.get(event.account, 0)
-        accounts = sum(count > 0 for count in source.guessed.values())
-        if self._trust.has(key, now):
+    def found_password(self, key: int, source: Source, event: SecurityEvent, now: float) -> Found | None:
+        """Return what was guessed before, if a source succeeds after many guesses: it has found a password."""
+        tried, accounts = guesses = source.guesses(event.account)
+        is_trusted, enough = self._trust.has(key, now), self.policy.found_after
+        if is_trusted:
             accounts //= self.policy.trust_factor  # in a call centre several people mistype at the same time
-        if max(tried, accounts) < self.policy.found_after or event.service == "AMI" or is_steady_phone(source):
-            return False
+        if max(tried, accounts) < enough or event.service == "AMI" or self._trust.covers(key, event.account, now):
+            return None
         if source.is_of_a_crowd and is_pace_of_phone(source, tried, now):
-            return False  # it works again after a mass failure
-        if tried < self.policy.found_after and self._is_shared(key, now):
-            return False  # the other accounts may be anybody's
-        return not self._trust.covers(key, event.account, now)
+            return None  # it works again after a mass failure
+        if tried < enough and self._is_shared(key, now):
+            return None  # the other accounts may be anybody's
+        is_phone = is_steady_phone(source) or is_broken_site(source)
+        if is_trusted and is_phone:
+            return None  # somebody corrected it
+        is_proven = source.proven is not None and max(source.proven.guesses(event.account)) >= enough
+        return Found(*guesses, is_phone=is_phone, is_proven=is_proven)
 
     def has_mistyped(self, key: int, source: Source, tried: int, now: float) -> bool:
         """Tell whether a success after some guesses is worth a word: nobody knows the source, and it is alone."""

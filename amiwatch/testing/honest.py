@@ -91,6 +91,23 @@ def old_password(place: Place, *, is_trusted: bool) -> Actor:
     return Actor(name, Role.HONEST, (source,), life, alerts, must_alert=True)
 
 
+def corrected_phone(place: Place) -> Actor:
+    """Fail with an old password for a while, alone at its address, until somebody corrects it."""
+    random = place.random
+    source, account, every = place.address(), place.extension(), random.choice((30.0, 60.0))
+    begin, is_doubled, transport = place.moment(0.05, 0.2), random.random() < 0.5, random.choice(("UDP", "TLS"))
+    corrected, has_auth_names, end = place.moment(0.3, 0.5), place.has_auth_names(), place.seconds
+    wrong: What = AUTH_NAME_WRONG if has_auth_names else Case.WRONG_PASSWORD
+
+    def life(random: Random) -> Iterator[Dialogue]:
+        send = Sender(random, source, transport)
+        yield from fails(send, random, wrong, account, every, begin=begin, end=corrected, is_doubled=is_doubled)
+        yield from registers(send, random, account, 300, begin=corrected, end=end, has_auth_names=has_auth_names)
+
+    alerts = frozenset({"broken_phone", "password_found"})
+    return Actor("phone that was corrected", Role.HONEST, (source,), life, alerts, must_alert=True)
+
+
 def deleted_account(place: Place) -> Actor:
     """Register for ever with an account that was deleted."""
     random = place.random
@@ -208,7 +225,7 @@ def refused_phone(place: Place) -> Actor:
     def life(random: Random) -> Iterator[Dialogue]:
         return fails(Sender(random, source), random, Case.ENDPOINT_ACL, account, every, begin=5, end=end)
 
-    alerts = frozenset({"broken_phone", "unknown_carrier"})
+    alerts = frozenset({"phone_kept_out", "broken_phone"})
     return Actor("phone that an ACL refuses", Role.HONEST, (source,), life, alerts, must_alert=True)
 
 

@@ -369,6 +369,24 @@ def thief(place: Place) -> Actor:
     return Actor("finder of a password", Role.UNDECIDABLE, (source,), life, alarm, must_alert=True)
 
 
+def patient_thief(place: Place) -> Actor:
+    """Guess at the very pace of a phone with an old password, and be right in the end."""
+    random = place.random
+    source, begin, account = place.address(), place.moment(0, 0.3), random.choice(place.extensions or ["1001"])
+    guesses, pause, transport = random.randint(5, 60), random.choice((30.0, 60.0)), transport_of_scanner(random)
+
+    def life(random: Random) -> Iterator[Dialogue]:
+        send, last = Sender(random, source, transport), begin
+        for _, at in paced(random, begin, pause, guesses, jitter=0.2):
+            yield send(at, Case.WRONG_PASSWORD, account, is_attempt=True)
+            last = at
+        for turn in range(20):
+            yield send(last + pause + turn * 300, Case.RIGHT_PASSWORD, account)
+
+    alerts = frozenset({"broken_phone", "password_found"})
+    return Actor("patient finder of a password", Role.UNDECIDABLE, (source,), life, alerts, must_alert=True)
+
+
 def paced(random: Random, begin: float, pause: float, tries: int, jitter: float = 0.5) -> Iterator[tuple[int, float]]:
     """Number the tries and give each its time."""
     at = begin

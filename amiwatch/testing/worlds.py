@@ -137,7 +137,8 @@ def _storms(place: Place) -> list[Actor]:
 
 
 def _thieves(place: Place) -> list[Actor]:
-    return [*_phones(place), *_crowd(place, hostile.thief, 5)]
+    thieves = [*_phones(place), *_crowd(place, hostile.thief, 5)]
+    return [*thieves, *_crowd(place, hostile.patient_thief, 2), *_crowd(place, honest.corrected_phone, 2)]
 
 
 SMALL: dict[str, tuple[Cast, float]] = {

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amiwatch.judgement import alarms, campaigns, crowds, hasty, judge, neighbours, sources, tally, trust
+from amiwatch.judgement import alarms, campaigns, crowds, found, hasty, judge, neighbours, sources, tally, trust
 from amiwatch.judgement.judge import Judge
 from amiwatch.judgement.rules import Policy
 from amiwatch.judgement.values import TEXT_LIMIT, SecurityEvent, source_network
@@ -33,6 +33,7 @@ def bounds(policy: Policy) -> dict[str, int]:
         "Campaigns._proven{}": policy.campaign.limit,
         "Campaigns._suspects": campaigns.MAX_SUSPECTS,
         "Dialogue.guesses": sources.GUESSES_KEPT,
+        "Finds._since": found.MAX_FINDS,
         "HastyBans._bans": hasty.MAX_HASTY,
         "Judge._asked": policy.max_sources,
         "Judge._broken": judge.MAX_BROKEN,

@@ -220,3 +220,30 @@ def test_a_steady_stranger_behind_a_shared_address_is_no_broken_phone_if_nobody_
         details = {"account": "<unknown>", "source": "10.0.0.5", "session": new_session(), "transport": "TCP"}
         story.see(one("ChallengeSent", **details), one("ChallengeResponseFailed", **details))
     assert story.kinds() == ["shared_address"]
+
+
+@pytest.mark.parametrize("transport", ["UDP", "TLS"])
+@pytest.mark.parametrize("every", [20, 60])
+@pytest.mark.parametrize("phones", [1, 2, 3])
+def test_broken_phones_that_try_twice_each_time_are_not_banned(phones: int, every: float, transport: str) -> None:
+    """Over TLS eight failures are looked at, which are four pauses less one: half as many as of other phones."""
+    story = Story()
+    for _ in range(60):
+        for number in range(phones):
+            for _ in range(2):
+                story.attempt(Case.WRONG_PASSWORD, account=str(1001 + number), source=PHONE, transport=transport)
+                story.wait(0.5)
+            story.wait(every / phones - 1)
+    assert set(story.kinds()) == {"broken_phone" if phones == 1 else "broken_site"}
+    assert not story.bans
+
+
+def test_who_tries_twice_each_time_on_four_accounts_is_no_site() -> None:
+    story = Story()
+    for _ in range(10):
+        for number in range(4):
+            for _ in range(2):
+                story.attempt(Case.WRONG_PASSWORD, account=str(1001 + number), transport="TLS")
+                story.wait(0.5)
+            story.wait(14)
+    assert story.bans
