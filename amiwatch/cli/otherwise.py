@@ -11,7 +11,7 @@ from amiwatch.errors import ConfigurationError
 from amiwatch.judgement.history import SWEEP_PAUSE, PastAttempt, Rerun, events_of
 from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.reasons import duration, rule_words
-from amiwatch.judgement.rules import POLICIES, Measure, Rule
+from amiwatch.judgement.rules import POLICIES, Measure, Rule, Unless
 from amiwatch.judgement.sources import Source
 from amiwatch.judgement.values import Ban, IPNetwork
 from amiwatch.store.records import StoredTrust
@@ -41,21 +41,22 @@ class Verdict:
 
 def by_every_policy(
     call: Call, attempts: Sequence[PastAttempt], trust: Sequence[StoredTrust], allowed: Mapping[IPNetwork, str]
-) -> list[Verdict]:
+) -> tuple[list[Verdict], dict[str, str]]:
     """
     Judge these attempts by each policy, with the settings' own numbers; what is in force comes first.
 
-    A policy that these numbers do not fit is left out.
+    Returned beside are the policies that these numbers do not fit, each with the first mistake.
     """
     in_force = call.settings().policy
-    verdicts = []
+    verdicts, unfit = [], {}
     for name in sorted(POLICIES, key=lambda name: name != in_force):
         try:
             alternative = Alternative(name, call.read_settings({"policy": name}))
-        except ConfigurationError:
-            continue  # numbers that fit the policy in force need not fit this one
+        except ConfigurationError as error:
+            unfit[name] = error.mistakes[0]  # numbers that fit the policy in force need not fit this one
+            continue
         verdicts.append(_judged(alternative, attempts, trust, allowed, is_in_force=name == in_force))
-    return verdicts
+    return verdicts, unfit
 
 
 def _judged(
@@ -112,7 +113,8 @@ def _distance(source: Source, rule: Rule, factor: int, now: float) -> tuple[floa
     windows = source if source.proven is None else source.proven
     limit = (rule.unproven_limit if source.proven is None else rule.limit) * factor
     count = len(windows.since(rule.measure, now - rule.find_time))
-    if not limit or not count:
+    is_never = Unless.RETRIES in rule.unless and (source.guessed or source.unnamed)
+    if not limit or not count or is_never:
         return 0.0, ""
     what = f"{rule_words(rule.measure, limit)} within {duration(rule.find_time)} (rule {rule.name!r})"
     if count >= limit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from ipaddress import ip_network
 
@@ -26,14 +26,17 @@ KEPT = 1000
 
 INSTEAD = frozenset(
     {
-        "broken_phone", "broken_site", "site_moved", "shared_address", "unknown_carrier", "trusted_offender",
-        "allowed_offender", "chan_sip_offender",
+        "broken_phone", "broken_site", "site_moved", "shared_address", "unknown_carrier", "phone_kept_out",
+        "trusted_offender", "allowed_offender", "chan_sip_offender",
     }
 )  # fmt: skip
 """Kinds of alerts that are raised in the place of a ban: they say why there is none."""
 
 WEEK = 7 * DAY
 """How far back the attempts themselves are told and judged again, in seconds: the longest window of any rule."""
+
+TOLD_APART = 3
+"""Accounts whose trust is told one by one; of an office one line is enough."""
 
 LABEL = 10
 """Width of the name of a part."""
@@ -62,6 +65,8 @@ class Story:
     """Also such that ran out within the last week."""
     otherwise: Sequence[Verdict]
     """What each policy says of the attempts, the one in force first."""
+    unfit: Mapping[str, str]
+    """Policies that the settings don't fit → the first mistake."""
     protection: str | None
     """Why it is never banned."""
     evidence: list[Evidence] = field(default_factory=list)
@@ -236,13 +241,19 @@ def _not_told(story: Story) -> list[AlertRecord]:
 
 
 def merged(alerts: Iterable[AlertRecord]) -> list[AlertRecord]:
-    """Take alerts of one kind about the same as one: the newest, with the begin and the number of all."""
+    """
+    Take alerts of one kind about the same as one: the newest, with the begin and the number of all.
+
+    Those that take the place of a ban are about their address, and name only the account that was tried last; where
+    these differ, none is named.
+    """
     found: dict[tuple[str, str | None, str], AlertRecord] = {}
     for one in alerts:
-        name = (one.kind, one.address, one.account)
+        name = (one.kind, one.address, "" if one.kind in INSTEAD else one.account)
         newest = found.get(name, one)
         times = one.times if newest is one else newest.times + one.times
-        found[name] = newest._replace(at=min(newest.at, one.at), times=times)
+        account = newest.account if newest.account == one.account else ""
+        found[name] = newest._replace(at=min(newest.at, one.at), times=times, account=account)
     return list(found.values())
 
 
@@ -280,10 +291,10 @@ def _without_advice(one: AlertRecord) -> str:
 
 
 def _trust(story: Story) -> list[str]:
+    lasting = [one for one in story.trust if one.until > story.now]
     lines = [
-        f"logged in as {one.account!r}, first {local(one.since)}, last {local(one.last_at)}; "
-        f"{'trusted until' if one.until > story.now else 'its trust ran out'} {local(one.until)}"
-        for one in story.trust
+        *_logins(lasting, "trusted until"),
+        *_logins([one for one in story.trust if one not in lasting], "its trust ran out"),
     ]
     if lines or not story.attempts:
         return lines
@@ -292,10 +303,23 @@ def _trust(story: Story) -> list[str]:
     return ["none: nobody ever logged in from there with a password"]
 
 
+def _logins(trust: Sequence[StoredTrust], until: str) -> list[str]:
+    """Tell who logged in: each one, or many in one line, those who did last first."""
+    newest = sorted(trust, key=lambda one: -one.last_at)
+    groups = [newest] if len(newest) > TOLD_APART else [[one] for one in newest]
+    return [
+        f"logged in as {names([one.account for one in group])}, first {local(min(one.since for one in group))}, "
+        f"last {local(group[0].last_at)}; {until} {local(max(one.until for one in group))}"
+        for group in groups
+    ]
+
+
 # What else could have been, and what to do.
 
 
 def _otherwise(story: Story) -> Iterator[str]:
+    for policy, mistake in story.unfit.items():
+        yield f"{policy}: not told, because your settings don't fit it: {visible(mistake)}"
     for one in story.otherwise:
         name = f"{one.policy}{' (in force)' if one.is_in_force else ''}"
         yield f"{name}: {_fate(one, is_wide=story.is_wide)}"
@@ -387,6 +411,7 @@ def record(story: Story) -> dict[str, object]:
             }
             for one in story.otherwise
         ],
+        "policies_that_do_not_fit": dict(story.unfit),
     }
 
 

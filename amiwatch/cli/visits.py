@@ -17,6 +17,7 @@ from amiwatch.judgement.history import PastAttempt
 from amiwatch.judgement.reasons import duration
 from amiwatch.judgement.rules import HOUR
 from amiwatch.judgement.trouble import is_steady
+from amiwatch.judgement.values import UNKNOWN
 
 PAUSE = HOUR
 """Seconds without an attempt after which another visit begins."""
@@ -106,6 +107,8 @@ def _phrase(outcome: str, attempts: Sequence[PastAttempt]) -> str:
         return _unknown(accounts, attempts)
     if outcome == "refused":
         return f"{number} refused by the ACL of {named}"
+    if outcome == "unanswered" and accounts != [UNKNOWN]:
+        return f"{counted(number, 'request')} as {named}, whose challenge nobody answered"
     if outcome == "unanswered":
         return f"{counted(number, 'request')} that matched no account, and whose challenge nobody answered"
     if outcome == "ami":

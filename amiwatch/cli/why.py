@@ -82,6 +82,7 @@ def gather(call: Call, target: str) -> Story:
         trust = [one for one in reader.stored_trust(now - WEEK) if _touches(one.network, counted_network(wanted))]
         begin, end = (attempts[0].at, attempts[-1].at) if attempts else (now, now)
         accounts = [one.account for one in tried if one.outcome == "guess"]
+        otherwise, unfit = by_every_policy(call, attempts, trust, safe) if attempts else ([], {})
         story = Story(
             target=target,
             network=wanted,
@@ -94,7 +95,8 @@ def gather(call: Call, target: str) -> Story:
             alerts=list(reader.alerts(within=wanted, limit=KEPT)),
             others=reader.alerts_about(accounts, since=begin - AROUND, until=end + AROUND),
             trust=trust,
-            otherwise=by_every_policy(call, attempts, trust, safe) if attempts else [],
+            otherwise=otherwise,
+            unfit=unfit,
             protection=_protection(wanted, safe),
         )
         if story.told is not None:

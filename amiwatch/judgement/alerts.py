@@ -19,7 +19,7 @@ ALERTS: dict[str, str] = {
     "site_moved": "If the site has a new address, put it into the accounts' acl, and allow it here.",
     "shared_address": "If it is a proxy or a NAT gateway, allow its address and stop the offender there.",
     "unknown_carrier": "If it is your carrier or monitor, match its address in an identify section, and allow it here.",
-    "phone_kept_out": "Permit its address in the account's acl, or let the PBX's answers through to it (firewall, NAT).",
+    "phone_kept_out": "Permit its address in the account's acl, or let our answers reach it (firewall, NAT).",
     "aor_full": "Raise max_contacts of the aor or set remove_existing=yes, or remove the phone that is too many.",
     "aor_missing": "Give the endpoint an aor with the name that the phone registers, and max_contacts of at least 1.",
     "trusted_offender": "Look for the phone, or the computer beside it, that tries these accounts.",

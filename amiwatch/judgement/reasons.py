@@ -202,8 +202,8 @@ def attacked_reason(account: str, addresses: int, seconds: float) -> str:
 
 def aor_reason(event: SecurityEvent, *, is_full: bool) -> str:
     """Say why a phone that logged in can't register."""
-    why = "more contacts than its aor takes" if is_full else "no aor that takes it"
-    return f"{event.account[:40]!r} may log in, but its registration was refused, for there is {why} ({event.detail[:80]})"
+    why = "its aor has as many contacts as it may" if is_full else "no aor of this name takes it"
+    return f"{event.account[:40]!r} may log in, but its registration was refused: {why} ({event.detail[:80]})"
 
 
 def found_reason(event: SecurityEvent, found: Found) -> str:

@@ -268,8 +268,9 @@ class Verdicts:
             return None
         if not is_proven:
             source.spared_until = _next_minute(now)
+        factor = self.policy.trust_factor
         return self.alarms.tell(
-            "trusted_offender", key, event, now, lambda: trusted_reason(source, rule, now, is_proven, self.policy.trust_factor)
+            "trusted_offender", key, event, now, lambda: trusted_reason(source, rule, now, is_proven, factor)
         )
 
     def _enumerates(self, key: int, source: Source, rule: Rule, now: float) -> bool:

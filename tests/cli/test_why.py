@@ -178,11 +178,65 @@ def test_every_policy_says_what_it_would_have_done(call, lived):
     assert otherwise[0].startswith("closed (in force): banned ")
 
 
-def test_a_policy_that_the_settings_do_not_fit_is_left_out(call, lived):
+def test_a_policy_that_the_settings_do_not_fit_is_told_with_the_reason(call, lived):
     lived(*attempts(Case.UNKNOWN_ACCOUNT, *"1234", source=SOURCE, at=NOW - HOUR, transport="TLS"))
-    result = call("why", SOURCE, "--json", AMIWATCH_TRUST_FACTOR="12")  # 24 times 12 is more than is kept of a source
+    wide = {"AMIWATCH_TRUST_FACTOR": "12"}  # 24 times 12 is more than is kept of a source
+    result = call("why", SOURCE, "--json", **wide)
     assert result.exit_code == 0
-    assert {one["policy"] for one in json.loads(result.stdout)["otherwise"]} == POLICIES.keys() - {"carrier"}
+    record = json.loads(result.stdout)
+    assert {one["policy"] for one in record["otherwise"]} == POLICIES.keys() - {"carrier"}
+    (mistake,) = record["policies_that_do_not_fit"].values()
+    assert mistake.startswith(
+        "AMIWATCH_TRUST_FACTOR: 12 times the limit 12 of the rule 'scan_rush' is more than the 96"
+    )
+    told = [line for line in lines(call("why", SOURCE, **wide).stdout, "otherwise") if line.startswith("carrier")]
+    assert told == [f"carrier: not told, because your settings don't fit it: {mistake}"]
+
+
+def test_what_a_carrier_is_told_every_hour_is_one_item(call, lived):
+    lived(
+        *(
+            event
+            for call_number in range(1200)
+            for event in attempts(
+                Case.UNKNOWN_ACCOUNT,
+                f"+4930{1_000_000 + call_number}",
+                source=SOURCE,
+                at=NOW - 13_000 + 10 * call_number,
+            )
+        )
+    )
+    story = call("why", SOURCE).stdout
+    told = [line for line in lines(story, "what came") if "alert" in line]
+    assert len(told) == 1
+    assert "→ alert unknown_carrier (4 times until " in told[0]
+    assert sum("no password was ever tried" in line for line in lines(story, "why not")) == 1
+
+
+def test_the_phones_of_an_office_are_trusted_in_one_line(call, fill, lived):
+    lived(*attempts(Case.WRONG_PASSWORD, "300", source=SOURCE, at=NOW - HOUR))
+    network = source_network(make_ban(SOURCE).address)
+
+    def put(store) -> None:
+        for number in range(12):
+            store.put_trust(network, str(300 + number), NOW - DAY, NOW + 5 * DAY + number, NOW - 100 + number)
+        store.put_trust(network, "999", NOW - 9 * DAY, NOW - DAY, NOW - 8 * DAY)
+
+    fill(put)
+    trust = lines(call("why", SOURCE).stdout, "trust")
+    assert len(trust) == 2
+    assert trust[0].startswith("logged in as '311', '310', '309', '308', '307' and 7 more, first ")
+    assert "; trusted until " in trust[0]
+    assert trust[1].startswith("logged in as '999', ")
+    assert "; its trust ran out " in trust[1]
+
+
+def test_requests_that_named_their_account_and_were_never_answered_are_told_with_it(call, lived):
+    lived(*attempts(Case.NO_CREDENTIALS, *["1001"] * 100, source=SOURCE, at=NOW - 6000, step=60))
+    story = call("why", SOURCE).stdout
+    assert "requests as '1001', whose challenge nobody answered" in lines(story, "what came")[0]
+    assert "'1001', which exists, but no challenge is ever answered" in lines(story, "why not")[0]
+    assert "phone_kept_out (account '1001')" in lines(story, "to do")[0]
 
 
 def test_who_was_never_banned_is_told_how_far_from_it(call, lived):

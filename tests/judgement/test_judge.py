@@ -403,7 +403,7 @@ def test_a_phone_that_never_hears_its_challenge_is_reported_and_not_banned(every
     story = Story()
     story.tries(Case.NO_CREDENTIALS, ["1001"] * (DAY // every), every=every, source=PHONE)
     assert not story.bans
-    assert set(story.kinds()) == {"unknown_carrier"}
+    assert set(story.kinds()) == {"phone_kept_out"}
 
 
 def test_a_trusted_phone_may_ping_without_credentials() -> None:
