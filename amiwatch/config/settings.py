@@ -297,8 +297,8 @@ class Settings(BaseSettings):
     )
     alerts_a_minute: Annotated[int, texts.whole(1)] = Field(
         default=POLICY.alerts_a_minute,
-        description="Most new alerts per minute about addresses, on proven evidence and, apart, on such that could be "
-        "forged; `password_found` always comes.",
+        description="Most new alerts of one kind per minute about addresses or accounts, on evidence that nobody can "
+        "forge and, apart, about trusted sources and about others; of `password_found` for each account.",
     )
     max_sources: Annotated[int, texts.whole(100)] = Field(
         default=POLICY.max_sources, description="Sources watched at once; each takes up to about 2 kB."

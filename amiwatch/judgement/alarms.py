@@ -3,43 +3,52 @@ Which alerts are news.
 
 Rule 1: the same alert about the same source comes once in the policy's ``alert_time``; memory is bounded.
 
-Rule 2: neither a forger nor a thousand phones with one trouble may flood people: alerts about addresses have a ceiling,
-and unproven evidence has one of its own.
+Rule 2: neither a forger nor a thousand phones with one trouble may flood people, nor drown what others need to hear:
+each kind has a ceiling of its own, and so has what nobody can forge, what is said of trusted sources, and all else.
 
 Rule 3: every alert ends with its advice.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from math import inf
 
 from amiwatch.judgement.alerts import ALERTS
 from amiwatch.judgement.counters import Counters
 from amiwatch.judgement.found import PROBATION
+from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.reasons import alerts_reason
 from amiwatch.judgement.rules import MINUTE, Policy
+from amiwatch.judgement.trust import Trust
 from amiwatch.judgement.values import TEXT_LIMIT, Alert, IPAddress, SecurityEvent, Verdict
 
 MAX_ALERTS = 10_000
 """Alerts remembered to keep that pause."""
 
-_NEVER_HELD_BACK = frozenset({"password_found"})
-"""Alerts that each must be heard, and that no forged packet can raise."""
+FOUND = "password_found"
+"""Each must be heard, and no forged packet can raise it: it has a ceiling for each account, which who has one password
+can reach for this account only. It comes once a ``PROBATION``: who uses what he found logs in every few minutes."""
 
-FOUND_PAUSE = PROBATION
-"""They come once in so many seconds at most: who uses what he found logs in every few minutes."""
+_OF_LOGINS = frozenset({"mistyped_password", "aor_full", "aor_missing"})
+"""Alerts that only a login raises, which over PJSIP nobody can forge, UDP or not."""
+
+SURE = "on evidence that nobody can forge"
+TRUSTED = "about trusted addresses, over UDP"
+FORGEABLE = "on evidence that forged UDP packets could make"
 
 
 class Alarms:
     """Remembers what was said lately."""
 
-    def __init__(self, policy: Policy, counters: Counters) -> None:
+    def __init__(self, policy: Policy, counters: Counters, trust: Trust) -> None:
         self.policy = policy
         self._counters = counters
+        self._trust = trust
         self._said: OrderedDict[tuple[str, int | str | None], float] = OrderedDict()
-        self._ceilings = {True: Ceiling(), False: Ceiling()}
+        self._ceilings: defaultdict[tuple[str, str], Ceiling] = defaultdict(Ceiling)
+        """Kind, and what it rests on → how many were said this minute; of ``FOUND`` by accounts, which exist."""
 
     def __len__(self) -> int:
         return len(self._said)
@@ -50,26 +59,48 @@ class Alarms:
         """Raise an alert if it is news for this key; None is about nobody. A flood must not pay for words unsaid."""
         if not self._is_news((kind, key), now):
             return ()
-        has_ceiling, most = key is not None and kind not in _NEVER_HELD_BACK, self.policy.alerts_a_minute
-        if has_ceiling and not self._ceilings[event.is_proven].take(now, most):
-            self._counters.alerts_held_back += 1
-            return self.tell("alert_ceiling", None, event, now, lambda: alerts_reason(most))
+        if key is not None and (held := self._hold_back(kind, self._standing(kind, event, now), now)) is not None:
+            return held
         self._remember((kind, key), now)
         if key is None:
             return _alert(now, kind, None, "", reason())
         return _alert(now, kind, event.source, event.account[:TEXT_LIMIT], reason())
 
-    def tell_of_account(self, kind: str, account: str, now: float, reason: Callable[[], str]) -> Sequence[Verdict]:
+    def tell_of_account(
+        self, kind: str, account: str, event: SecurityEvent, now: float, reason: Callable[[], str]
+    ) -> Sequence[Verdict]:
         """Raise an alert about an account, whoever tried it, if it is news."""
         if not self._is_news((kind, account), now):
             return ()
+        if (held := self._hold_back(kind, self._standing(kind, event, now), now)) is not None:
+            return held
         self._remember((kind, account), now)
         return _alert(now, kind, None, account, reason())
 
+    def _standing(self, kind: str, event: SecurityEvent, now: float) -> str:
+        """Say what an alert rests on: a forger knows few addresses of phones, and has all others."""
+        if kind == FOUND:
+            return f"for the account {event.account[:40]!r}"
+        if event.is_proven or (kind in _OF_LOGINS and event.service != "SIP"):
+            return SURE
+        return TRUSTED if self._trust.has(source_key(event.source), now) else FORGEABLE
+
+    def _hold_back(self, kind: str, standing: str, now: float) -> Sequence[Verdict] | None:
+        """Return what takes the place of one alert too many of its kind, often nothing; None if it is not."""
+        most = self.policy.alerts_a_minute
+        if self._ceilings[kind, standing].take(now, most):
+            return None
+        self._counters.alerts_held_back += 1
+        name = ("alert_ceiling", f"{kind} {standing}")
+        if not self._is_news(name, now):
+            return ()
+        self._remember(name, now)
+        return _alert(now, "alert_ceiling", None, "", alerts_reason(kind, most, standing))
+
     def _is_news(self, name: tuple[str, int | str | None], now: float) -> bool:
         pause = self.policy.alert_time
-        if name[0] in _NEVER_HELD_BACK:
-            pause = max(pause, FOUND_PAUSE)
+        if name[0] == FOUND:
+            pause = max(pause, PROBATION)
         return self._said.get(name, -inf) <= now - pause
 
     def _remember(self, name: tuple[str, int | str | None], now: float) -> None:

@@ -411,7 +411,7 @@ class Judge:
             return ()
         by, within = self.policy.attacked_by, self.policy.attacked_time
         return self.alarms.tell_of_account(
-            "account_attacked", account, now, lambda: attacked_reason(account, by, within)
+            "account_attacked", account, event, now, lambda: attacked_reason(account, by, within)
         )
 
     # Counting.

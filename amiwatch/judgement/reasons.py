@@ -168,9 +168,9 @@ def share_reason(limit: int) -> str:
     )
 
 
-def alerts_reason(limit: int) -> str:
-    """Say that alerts are held back."""
-    return f"more than {limit} new alerts a minute about addresses that are alike proven or unproven: held back"
+def alerts_reason(kind: str, limit: int, standing: str) -> str:
+    """Say which alerts are held back; ``standing`` says what they rest on."""
+    return f"more than {limit} new alerts {kind} a minute {standing}: the others of this kind are held back"
 
 
 def mass_reason(sources: int, lifted: int, *, is_storm: bool) -> str:

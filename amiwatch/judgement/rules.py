@@ -220,9 +220,10 @@ class Policy:
     """Passwords tried on an account before its success is called a guess: people need up to four."""
     alert_time: int = HOUR
     """The same alert about the same source comes once in so long."""
-    alerts_a_minute: int = 60
-    """New alerts about addresses a minute, on proven evidence and, apart, on such that forged UDP packets could make:
-    each invented address could raise one, and each of a thousand phones after one mistake at the PBX."""
+    alerts_a_minute: int = 30
+    """New alerts of one kind a minute about addresses or accounts, on evidence that nobody can forge and, apart, about
+    trusted sources and about others: each invented address could raise one, and each of a thousand phones after one
+    mistake at the PBX."""
     max_sources: int = 100_000
     """Sources watched at once; each takes up to about 2 kB."""
     max_offenders: int = 200_000

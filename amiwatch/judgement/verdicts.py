@@ -102,7 +102,7 @@ class Verdicts:
         random: Random,
     ) -> None:
         self.ladder = Ladder(policy, random)
-        self.alarms = Alarms(policy, counters)
+        self.alarms = Alarms(policy, counters, trust)
         self._counters = counters
         self._ledger = ledger
         self._trust = trust

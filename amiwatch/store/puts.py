@@ -3,8 +3,8 @@ What can be put into the store: it waits here, bounded, until the writer takes i
 
 Rule 1: ``put_*`` and ``finish_request`` never wait and never raise. They are for the event loop's own thread.
 
-Rule 2: nothing is lost silently. Counts of the world's noise (attempts, alerts, tampered samples, trust) are shed
-first. Bans, lifts, allowlist, gaps and outcomes have a bound of their own that a full disk reaches after hours.
+Rule 2: nothing is lost silently. Counts of the world's noise (attempts, tampered samples, trust) are shed
+first. Bans, lifts, alerts, allowlist, gaps and outcomes have a bound of their own that a full disk reaches after hours.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ BATCH_ROWS = 1000
 """Rows of one transaction: beyond that a commit gets longer, not cheaper (measured 69-86 k rows/s)."""
 
 MAX_WAITING = 50_000
-"""Rows of attempts, alerts, trust and samples that wait for the disk (15 MB); more are shed."""
+"""Rows of attempts, trust and samples that wait for the disk (15 MB); more are shed."""
 
 MAX_WAITING_BANS = 200_000
-"""Bans, lifts and outcomes that wait for the disk (200 MB with evidence): at 20 bans a second, hours of a full disk."""
+"""Bans, alerts, lifts and outcomes that wait for the disk (200 MB with evidence): at 20 bans a second, hours of a full disk."""
 
 
 class Put(NamedTuple):
@@ -130,7 +130,7 @@ class Puts:
 
     def put_alert(self, alert: Alert, *, pbx: str) -> None:
         """Record an alert; the same kind, source and account within an hour is counted."""
-        self._put_noise(statements.ALERT, alert, pbx)
+        self._put_ban(statements.ALERT, alert, pbx)  # a flood of attempts must not hide an alarm
 
     def put_tampered(self, pbx: str, at: float, sample: bytes) -> None:
         """Keep the begin of a refused block (``ami.wire`` struck its secrets out); only the latest blocks stay."""

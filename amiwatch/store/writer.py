@@ -395,9 +395,7 @@ class Store(Puts):
         if self._connection.trouble is None:
             self._batch.append(Put(statements.EXPIRE, (self._now(), forgetting.STEP_ROWS)))
         if self.shed > self._said_shed:
-            self._say(
-                f"{self.shed - self._said_shed} rows of attempts, alerts or trust were not stored: too many at once."
-            )
+            self._say(f"{self.shed - self._said_shed} rows of attempts or trust were not stored: too many at once.")
         if self.trimmed > self._said_trimmed:
             self._say(
                 f"The oldest {self.trimmed - self._said_trimmed} rows of attempts were deleted: the bound is "

@@ -84,5 +84,74 @@ def test_a_thousand_phones_with_one_trouble_are_no_flood_and_leave_room_for_othe
         story.attempt(Case.FULL_AOR, source=f"198.51.{number // 250}.{number % 250 + 1}", transport="TLS")
     assert story.kinds() == ["aor_full"] * ALERTS_A_MINUTE + ["alert_ceiling"]
     assert story.judge.counters.alerts_held_back == 1000 - ALERTS_A_MINUTE
-    story.attempt(Case.FULL_AOR, source=PHONE)  # over UDP: the other ceiling
-    assert story.kinds()[-1] == "aor_full"
+    assert (
+        f"{ALERTS_A_MINUTE} new alerts aor_full a minute on evidence that nobody can forge" in story.alerts[-1].reason
+    )
+    story.see(one("RequestNotSupported", RequestType="registrar_requested_aor_not_found", source=PHONE))
+    assert story.kinds()[-1] == "aor_missing"  # each kind has its own
+
+
+def monitors(story: Story, *sources: str) -> None:
+    """Forge calm requests with one name in the names of these addresses, all within the same minutes."""
+    for source in sources:
+        for turn in range(12):
+            event = one("InvalidAccountID", account="monitor", source=source)
+            story.verdicts += story.judge.see(event, story.now + turn * 20)
+
+
+STRANGERS = [f"198.51.100.{number + 1}" for number in range(4 * ALERTS_A_MINUTE)]
+
+
+def test_forged_addresses_drown_no_alert_that_rests_on_a_login_or_on_proof() -> None:
+    story = Story()
+    monitors(story, *STRANGERS)
+    assert story.kinds().count("alert_ceiling") == 1
+    assert "unknown_carrier a minute on evidence that forged UDP packets could make" in story.alerts[-1].reason
+    story.wait(12 * 20)
+    before = len(story.alerts)
+    story.tries(Case.WRONG_PASSWORD, ["1001"] * 3, every=5, source=PHONE)
+    story.attempt(Case.RIGHT_PASSWORD, source=PHONE)
+    story.attempt(Case.FULL_AOR, source=PHONE, account="1002")
+    assert story.kinds()[before:] == ["mistyped_password", "aor_full"]
+
+
+def test_strangers_drown_no_alert_about_a_trusted_address() -> None:
+    story = Story()
+    story.attempt(Case.RIGHT_PASSWORD, source=PHONE)
+    monitors(story, *STRANGERS, PHONE)
+    told = [str(alert.address) for alert in story.alerts if alert.kind == "unknown_carrier"]
+    assert told == [*STRANGERS[:ALERTS_A_MINUTE], PHONE]
+
+
+def test_accounts_that_are_attacked_are_no_flood_either() -> None:
+    story = Story()
+    for account in range(3 * ALERTS_A_MINUTE):
+        for host in range(Policy().attacked_by):
+            story.attempt(Case.WRONG_PASSWORD, source=f"198.51.{account}.{host + 1}", account=str(account))
+    kinds = story.kinds()
+    assert kinds.count("account_attacked") <= 2 * ALERTS_A_MINUTE
+    assert "alert_ceiling" in kinds
+
+
+def test_who_has_one_password_drowns_no_other_that_is_found() -> None:
+    story = Story()
+    for number in range(3 * ALERTS_A_MINUTE):
+        source = f"2001:db8:0:{number:x}::1"
+        story.tries(Case.WRONG_PASSWORD, ["1001"] * 5, every=0.01, source=source)
+        story.attempt(Case.RIGHT_PASSWORD, source=source, account="1001")
+    story.tries(Case.WRONG_PASSWORD, ["1002"] * 6, every=0.1)
+    story.attempt(Case.RIGHT_PASSWORD, account="1002")
+    told = [alert.account for alert in story.alerts if alert.kind == "password_found"]
+    assert told == ["1001"] * ALERTS_A_MINUTE + ["1002"]
+    assert story.kinds().count("alert_ceiling") == 1
+
+
+@pytest.mark.parametrize("transport", ["UDP", "TCP"])
+def test_a_flood_of_many_kinds_is_bounded(transport: str) -> None:
+    story = Story()
+    story.attempt(Case.RIGHT_PASSWORD, source=PHONE)
+    for number in range(2_000):
+        source = f"198.51.{number // 250}.{number % 250 + 1}"
+        for case in (Case.FULL_AOR, Case.SIP_NO_ANSWER, Case.WRONG_PASSWORD, Case.UNKNOWN_ACCOUNT):
+            story.attempt(case, source=source, account=str(number % 50), transport=transport)
+    assert len(story.alerts) <= 3 * len(ALERTS) * ALERTS_A_MINUTE

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from amiwatch.judgement.values import Alert
 from amiwatch.store.reader import Reader
 from amiwatch.store.requests import ask
 from amiwatch.store.writer import Store
@@ -24,13 +25,14 @@ async def test_too_many_counts_are_shed_and_said_and_bans_are_not(path: Path, sa
     async with await Store.open(path, on_trouble=said.append, max_waiting=100) as store:
         store.put_attempts(make_attempts(150))
         store.put_ban(make_ban(), **OFFICE)
+        store.put_alert(Alert(NOON, "password_found", None, "100", "found"), pbx="office")
         assert store.shed == 50
         store._next_tick = 0.0
         await store.flush()
         assert len(await store.active_bans(NOON)) == 1
         with Reader(path) as reader:
-            assert reader.count("attempts") == 100
-    assert said == ["50 rows of attempts, alerts or trust were not stored: too many at once."]
+            assert (reader.count("attempts"), reader.count("alerts")) == (100, 1)
+    assert said == ["50 rows of attempts or trust were not stored: too many at once."]
 
 
 async def test_a_thousand_rows_are_one_transaction(store: Store) -> None:
