@@ -85,8 +85,8 @@ def _beside(chosen: str) -> Iterator[Finding]:
 
     if chosen == "ipset" and has_firewalld():
         text = (
-            "firewalld throws our rule away with each reload, and the daemon may not place it again unless it has "
-            "CAP_NET_RAW (the systemd unit has not)"
+            "firewalld throws our rule away with each reload: nothing is dropped for seconds, and no more at all where "
+            "neither the daemon may place it again (CAP_NET_RAW) nor amiwatch-rule.path runs"
         )
         yield Finding("firewalld", Mark.DOUBT, text, "AMIWATCH_FIREWALL=nftables and a restart: firewalld leaves it be")
 

@@ -23,6 +23,9 @@ SHARE = 50
 """A look is followed by a rest of so many times its own length: 2 % of a processor beside somebody who changes rules
 all the time, far less on a quiet host."""
 
+LONGEST_REST = 2.0
+"""Seconds: on a busy machine, where a look takes long, the next one must still put a rule back within 5 s."""
+
 
 class Lookout:
     """Looks whether the kernel still holds what the enforcer put there; ``turn`` is called again and again."""
@@ -39,10 +42,12 @@ class Lookout:
         is_told = await self._is_told(LOOK_TIME)
         began = perf_counter()
         if is_told or not await self._enforcer.look():
+            if is_told:
+                self._enforcer.rule.note_change()
             await self._until_quiet()
             began = perf_counter()
             await self._enforcer.recheck()
-        await asyncio.sleep(SHARE * (perf_counter() - began))
+        await asyncio.sleep(min(SHARE * (perf_counter() - began), LONGEST_REST))
 
     def close(self) -> None:
         """Listen no longer; safe to repeat."""

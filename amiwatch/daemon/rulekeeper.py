@@ -11,19 +11,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 from ipaddress import ip_network
+from math import inf
 from time import perf_counter
 
 from amiwatch.errors import FirewallError, FirewallPermission, LimitsRefused
 from amiwatch.firewall.base import Firewall
 from amiwatch.firewall.choice import has_firewalld
 from amiwatch.firewall.protection import Protection
-from amiwatch.firewall.rule import Rule
+from amiwatch.firewall.rule import Rule, spoken
 from amiwatch.judgement.values import IPNetwork
+from amiwatch.notify import systemd
 
 log = logging.getLogger(__name__)
 
 RULE_TIME = 2.5
 """Seconds between two looks at the drop rule, where that is allowed: four programs that take some milliseconds each."""
+
+ASK_SOON, ASK_SELDOM = 3.0, 60.0
+"""Seconds until root is asked again, because the rule is still missing, or somebody changed rules once more and ours
+may not be the first any more: each time twice as many, up to the second, for each costs the start of a program (half a
+second of a core), and fail2ban changes rules with each of its bans. Begun anew when so long nobody was asked."""
+
+COMMITTED = 2.0
+"""Seconds until the database surely has what root's step reads there, such as a port that was learned."""
+
+INSTALL_IT = "run 'amiwatch firewall install' as root"
 
 BESIDE_FIREWALLD = (
     "firewalld throws rules of iptables away with each reload, and this daemon may not place ours again (CAP_NET_RAW): "
@@ -51,7 +63,7 @@ class RuleKeeper:
         """Why limits are not in the kernel, in a sentence; empty where they are, or nobody wants any."""
         self.limited = 0
         """Packets that tiers and signatures have dropped, when the rule was looked at last."""
-        self.needless: set[int] = set()
+        self.needless = {4, 6} - set(spoken())
         """Families that need no rule here."""
         self._firewall = firewall
         self._rule = rule
@@ -63,15 +75,23 @@ class RuleKeeper:
         self._is_needless_known = False
         self._is_said = False
         self._checked_at = 0.0
+        self._asks = False
+        """Root places the rule when it is asked for."""
+        self._is_due = False
+        """Root is to be asked."""
+        self._asked_at = -inf
+        self._ask_pause = ASK_SOON
 
     @property
     def places_rule(self) -> bool:
-        """Tell whether the rule is ours to place, and the rights are there."""
-        return self._rule is not None
+        """Tell whether the rule is ours to place, and the rights are there, or somebody has them for us."""
+        return self._rule is not None or self._asks
 
     def protect(self, protection: Protection) -> None:
         """Have something else dropped from the next look at the rule on."""
-        if protection != self.protection and self._rule is None and self._is_blocking():
+        if protection != self.protection and self._asks:
+            self._is_due, self._asked_at = True, perf_counter() - self._ask_pause + COMMITTED
+        elif protection != self.protection and self._rule is None and self._is_blocking():
             log.warning("what is to be dropped has changed, and the rule is not ours: see 'amiwatch firewall show'")
         self.protection = protection
         self._checked_at = 0.0
@@ -88,26 +108,48 @@ class RuleKeeper:
                 await self._place(self._rule)
             except FirewallPermission as error:
                 # Asking again every few seconds would change nothing.
-                log.info("drop rule not looked at, only whether any rule uses our sets reason=%s", error)
-                self._rule = None
-                if has_firewalld():
-                    log.warning(BESIDE_FIREWALLD)
+                self._give_up(error)
             else:
                 if not self._is_needless_known:
                     # A machine without IPv6 gets no rule for it, and needs none.
                     self.needless, self._is_needless_known = await self._unused(), True
                 self._is_said = False
                 return
-        is_missing = bool(await self._unused())
+        self._say_missing(is_missing=bool(await self._unused()))
+        if self._is_due or self._is_said:
+            self._ask()
+
+    def _give_up(self, error: FirewallPermission) -> None:
+        """Leave the rule to root."""
+        self._rule, self._asks = None, systemd.places_rule()
+        log.info("drop rule not looked at, only whether any rule uses our sets reason=%s", error)
+        if not self._asks and has_firewalld():
+            log.warning(BESIDE_FIREWALLD)
+
+    def _say_missing(self, *, is_missing: bool) -> None:
         if is_missing and not self._is_said:
-            log.error(
-                "no rule uses our sets, so nothing is dropped: run 'amiwatch firewall install' as root%s",
-                f"; {BESIDE_FIREWALLD}" if self._limits is not None and has_firewalld() else "",
-            )
+            to_do = f"systemd is asked for amiwatch-rule.service, else {INSTALL_IT}" if self._asks else INSTALL_IT
+            is_beside = self._limits is not None and not self._asks and has_firewalld()
+            more = f"; {BESIDE_FIREWALLD}" if is_beside else ""
+            log.error("no rule uses our sets, so nothing is dropped: %s%s", to_do, more)
+        elif self._is_said and not is_missing:
+            self._is_due, self._ask_pause = False, ASK_SOON  # what told us of a change was root's step
+            log.warning("a rule uses our sets again")
         self._is_said = is_missing
+
+    def _ask(self) -> None:
+        """Have root place the rule, unless that was just asked for; what is missing stays due until it is there."""
+        self._is_due, rest = self._asks, perf_counter() - self._asked_at
+        if not self._asks or rest < self._ask_pause:
+            return
+        self._ask_pause = min(2 * self._ask_pause, ASK_SELDOM) if rest < ASK_SELDOM else ASK_SOON
+        self._asked_at, self._is_due = perf_counter(), self._is_said
+        systemd.ask_for_rule()
 
     async def is_right(self) -> bool:
         """Look at the rule, now and then; tell whether it may stay as it is."""
+        if self._is_due:
+            await self.check()
         if self._rule is None or perf_counter() - self._checked_at < RULE_TIME:
             return True
         self._checked_at = perf_counter()
@@ -117,6 +159,10 @@ class RuleKeeper:
             return False  # the other look says what is wrong
         self.limited = sum(limit.packets for one in families for limit in one.limits)
         return all(one.covers(self._dropped) and one.is_first for one in families)
+
+    def note_change(self) -> None:
+        """Note that somebody changed rules: ours may not be the first any more, which only root sees."""
+        self._is_due = self._is_due or self._asks
 
     async def note_unused(self) -> None:
         """Have the rule looked at soon; where it is not ours to place, say that it is missing."""

@@ -223,7 +223,7 @@ class DropRule:
             raise LimitsRefused(error) from error
 
     async def _install(self, protection: Protection) -> None:
-        for family in self._families():
+        for family in spoken():
             chains = await self._read(family)
             wrong = [table for table in chains if not table.holds(self._wanted(family, protection, table.name))]
             if wrong:
@@ -246,7 +246,7 @@ class DropRule:
 
     async def remove(self) -> None:
         """Take the rule out; the sets can be destroyed afterwards. Those of the limits are."""
-        for family in self._families():
+        for family in spoken():
             lines = {table.name: self._removal(table) for table in await self._read(family)}
             if any(lines.values()):
                 await iptables.restore(self._programs[family], lines)
@@ -255,15 +255,10 @@ class DropRule:
 
     async def show(self) -> RuleState:
         """Read what is there now; a rule that is missing is no error."""
-        tables = {family: await self._read(family) for family in self._families()}
+        tables = {family: await self._read(family) for family in spoken()}
         has_limits = any(table.chains.get(self.strangers) for found in tables.values() for table in found)
         counts = await self._limits.counts() if has_limits else {}
         return RuleState(tuple([self._state(family, found, counts) for family, found in tables.items()]))
-
-    def _families(self) -> Iterator[int]:
-        yield 4
-        if Path("/proc/net/if_inet6").exists():
-            yield 6
 
     async def _prepared(self, protection: Protection) -> Protection:
         """Make the sets that limits need; without limits where nobody is exempt yet."""
@@ -397,6 +392,11 @@ class _Table:
         """Tell whether a chain of ours has just these rules."""
         shown = [iptables.essence(rule[2:]) for rule in self.chains.get(chain, ())]
         return chain in self.chains and shown == list(map(iptables.essence, wanted))
+
+
+def spoken() -> tuple[int, ...]:
+    """Tell which families this machine speaks."""
+    return (4, 6) if Path("/proc/net/if_inet6").exists() else (4,)
 
 
 def _table(name: str, lines: Sequence[list[str]], ours: Sequence[str]) -> _Table:

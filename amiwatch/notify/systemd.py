@@ -9,10 +9,15 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 
 READY = "READY=1"
 STOPPING = "STOPPING=1"
 ALIVE = "WATCHDOG=1"
+
+RULE_WANTED = "rule-wanted"
+"""File in our runtime directory that amiwatch-rule.path looks at."""
 
 STATUS_LIMIT = 200
 """Longest status line, in characters: it is one line of ``systemctl status``."""
@@ -38,6 +43,18 @@ def notify(message: str, environ: Mapping[str, str] = os.environ) -> bool:
     except OSError:
         return False
     return True
+
+
+def places_rule(environ: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether systemd has root place the drop rule when we ask for it: the unit gave us a runtime directory."""
+    return bool(environ.get("RUNTIME_DIRECTORY"))
+
+
+def ask_for_rule(environ: Mapping[str, str] = os.environ) -> None:
+    """Have root place the drop rule: systemd sees the file closed, and starts amiwatch-rule.service."""
+    folder = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    with suppress(OSError):
+        (Path(folder) / RULE_WANTED).write_bytes(b"")
 
 
 def status(text: str) -> str:

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from amiwatch.errors import ConfigurationError, UsageError
+from amiwatch.notify.systemd import RULE_WANTED
 
 FOLDER = Path(__file__).parent.parent.parent / "docker" / "systemd"
 UNIT = FOLDER / "amiwatch.service"
+RULE, RULE_PATH = FOLDER / "amiwatch-rule.service", FOLDER / "amiwatch-rule.path"
+UNITS = (UNIT, RULE, RULE_PATH)
 
 EXPOSURE_LIMIT = 20
 """systemd's own figure (0 = locked up, 100 = open), in tenths: the issue asks for less than 2.0."""
@@ -24,8 +27,8 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=30, check=False)
 
 
-def values(key: str) -> list[str]:
-    return re.findall(rf"^{key}=(.*)$", UNIT.read_text(), re.MULTILINE)
+def values(key: str, unit: Path = UNIT) -> list[str]:
+    return re.findall(rf"^{key}=(.*)$", unit.read_text(), re.MULTILINE)
 
 
 @needs_systemd
@@ -46,12 +49,22 @@ def test_systemd_would_notice_an_open_service(tmp_path: Path):
 
 @needs_systemd
 def test_systemd_understands_every_line(tmp_path: Path):
-    # verify insists that the programs exist, and ours is not installed in /opt here.
-    unit = tmp_path / UNIT.name
-    unit.write_text(UNIT.read_text().replace("/opt/amiwatch/bin/amiwatch", shutil.which("true") or "/bin/true"))
-    verdict = analyze("verify", "--man=no", "--recursive-errors=no", str(unit))
-    ours = [line for line in verdict.stderr.splitlines() if unit.name in line and "manual page" not in line]
+    for unit in UNITS:
+        # verify insists that the programs exist, and ours is not installed in /opt here.
+        text = unit.read_text().replace("/opt/amiwatch/bin/amiwatch", shutil.which("true") or "/bin/true")
+        (tmp_path / unit.name).write_text(text)
+    verdict = analyze("verify", "--man=no", "--recursive-errors=no", *[str(tmp_path / unit.name) for unit in UNITS])
+    ours = [line for line in verdict.stderr.splitlines() if "amiwatch" in line and "manual page" not in line]
     assert ours == []
+
+
+def test_root_places_the_rule_when_the_daemon_asks_where_systemd_looks():
+    asked = f"/run/{values('RuntimeDirectory')[0]}/{RULE_WANTED}"
+    assert values("PathChanged", RULE_PATH) == [asked]
+    assert RULE_PATH.name in values("Wants")
+    assert RULE_PATH.stem == RULE.stem  # so systemd starts the one for the other
+    assert values("ExecStart", RULE) == [values("ExecStartPre")[0].lstrip("+")]
+    assert values("EnvironmentFile", RULE) == values("EnvironmentFile")
 
 
 def test_the_daemon_holds_one_capability_and_can_gain_no_other():

@@ -7,9 +7,10 @@ import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from amiwatch.notify.systemd import RULE_WANTED
 from amiwatch.testing.asterisk import FakeAsterisk
 from amiwatch.testing.netns import Wire
 from tests.daemon.test_end_to_end import arrives
@@ -66,9 +67,34 @@ class Unit:
 
 
 @asynccontextmanager
-async def lone_daemon(folder: Path, **settings: str) -> AsyncIterator[Unit]:
+async def rule_path(unit: Unit, folder: Path) -> AsyncIterator[None]:
+    """Do what amiwatch-rule.path and amiwatch-rule.service do: whenever the file is written, root places the rule."""
+
+    is_over = False
+
+    async def serve() -> None:
+        seen = 0
+        while not is_over:  # systemd is told by inotify
+            await asyncio.sleep(0.05)
+            with suppress(FileNotFoundError):
+                if (at := (folder / RULE_WANTED).stat().st_mtime_ns) != seen:
+                    seen = at
+                    await unit.amiwatch("firewall", "install")
+
+    task = asyncio.create_task(serve())
+    try:
+        yield
+    finally:
+        is_over = True
+        await task
+
+
+@asynccontextmanager
+async def lone_daemon(folder: Path, *, runtime: Path | None = None, **settings: str) -> AsyncIterator[Unit]:
     """Start it beside a fake Asterisk; settings are in capitals, without their prefix."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith("AMIWATCH_")}
+    if runtime is not None:
+        kept["RUNTIME_DIRECTORY"] = str(runtime)
     async with FakeAsterisk() as pbx:
         ours = {
             "AMI__HOST": pbx.host,
