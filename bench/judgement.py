@@ -19,7 +19,7 @@ from random import Random
 from typing import NamedTuple
 
 from amiwatch.ami.wire import Wire
-from amiwatch.daemon.watch import YOUNG_OBJECTS
+from amiwatch.daemon.collector import NEVER, YOUNG_OBJECTS, YOUNG_ROUNDS
 from amiwatch.judgement.judge import Judge
 from amiwatch.judgement.rules import Policy
 from amiwatch.judgement.values import Ban, SecurityEvent
@@ -162,7 +162,7 @@ def feed(watch: Judge, wire: Wire, data: bytes) -> None:
 
 def active(sources: int) -> int:
     """Measure with so many sources alive in the tables."""
-    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])  # as the daemon does
+    gc.set_threshold(YOUNG_OBJECTS, YOUNG_ROUNDS, NEVER)  # as the daemon does
     watch, wire, rates = Judge(Policy(max_trusted=sources)), Wire(has_pings=False), []
     for turn in range(WARM + ROUNDS):
         data, count = active_bytes(sources, turn)

@@ -7,7 +7,6 @@ Rule 1: block first, record right behind. A ban is put to the store when the ker
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import signal
 import time
@@ -25,6 +24,7 @@ from amiwatch.daemon.aftermath import Aftermath, forwards
 from amiwatch.daemon.allowlist import Allowlist
 from amiwatch.daemon.books import Books
 from amiwatch.daemon.clock import SteadyClock
+from amiwatch.daemon.collector import CALM_TIME, Collector
 from amiwatch.daemon.counting import Counting
 from amiwatch.daemon.doubts import LOOK_TIME, Doubts
 from amiwatch.daemon.enforcer import Done, Enforcer, Order
@@ -49,10 +49,6 @@ from amiwatch.store.writer import Store
 
 log = logging.getLogger(__name__)
 
-YOUNG_OBJECTS = 10_000
-"""Objects made before the garbage collector looks through them. With its own 700 it takes a fifth of the judgement
-(measured: ``python -m bench.judgement active``) and finds nothing: what an event makes has no cycles."""
-
 TICK = 0.25
 """Seconds between two looks at requests and ends of bans; a person waits for the answer."""
 
@@ -72,6 +68,12 @@ NEEDS_RESTART = frozenset(
     }
 )  # fmt: skip
 """Settings that SIGHUP does not change: they say what is opened at the start."""
+
+ALONE = 8
+"""Bans of one call that go to the kernel within it, one by one (some 20 microseconds each); more go together."""
+
+CALM_ROWS = 1_000
+"""Rows that wait for the disk at most in a calm moment."""
 
 LATENCIES = 1000
 """Newest bans whose way to the kernel is remembered."""
@@ -149,6 +151,7 @@ class Daemon:
         )
         self.doubts = Doubts(self.judge, self._enforcer, rule=rule, host=self._host, alert=self._alerted, now=self.now)
         self._lookout = Lookout(self._enforcer)
+        self._collector = Collector()
 
     # What the AMI readers call. Nothing here waits.
 
@@ -195,16 +198,14 @@ class Daemon:
 
     def take(self, verdicts: Sequence[Verdict], pbx: str, received: float) -> None:
         """Send verdicts on their way; ``received`` is when their event came in (``perf_counter``)."""
+        is_alone = len(verdicts) <= ALONE and not self.inbox.waiting
         for verdict in verdicts:
             if isinstance(verdict, Ban):
-                self._banned(verdict, pbx, received)
+                self._enforcer.order(Order(verdict, pbx, received), is_alone=is_alone)
             elif isinstance(verdict, Lift):
                 self._withdraw(verdict)
             else:
                 self._alerted(verdict, pbx)
-
-    def _banned(self, ban: Ban, pbx: str, received: float) -> None:
-        self._enforcer.order(Order(ban, pbx, received), is_alone=not self.inbox.waiting)
 
     def _withdraw(self, lift: Lift) -> None:
         """Take a ban back that the judge has struck from the ledger; recorded after its ban, which may be under way."""
@@ -398,6 +399,7 @@ class Daemon:
             "hold": self._again("hold", lambda: TICK, self.hold.look),
             "saver": self._again("saver", lambda: SAVE_TIME, lambda: self._save(store)),
             "refresh": self._again("refresh", lambda: self.allowlist.pause, self._refresh),
+            "tidy": self._again("tidy", lambda: CALM_TIME, self._tidy),
             "retention": self._again("retention", lambda: FORGET_TIME, lambda: self._forget(store)),
         }
 
@@ -484,23 +486,14 @@ class Daemon:
     @asynccontextmanager
     async def _restored(self, store: Store) -> AsyncIterator[None]:
         """Put the known bans into the kernel, and then take over the rest of what the database knows."""
-        # The collector would walk the growing ledger again and again, and find nothing (measured: half of the time).
-        thresholds = gc.get_threshold()
-        gc.disable()
-        try:
+        with self._collector:
             await self.memory.recall_bans(store)
             async with self._opened_firewall():
                 if self.is_own_firewall:
                     await take_over(self.firewall.name, self.settings.set_name)
                 await self.memory.recall_people(store)
-                gc.freeze()
-                gc.set_threshold(YOUNG_OBJECTS, *thresholds[1:])
-                gc.enable()
+                self._collector.begin()
                 yield
-        finally:
-            gc.set_threshold(*thresholds)
-            gc.enable()
-            gc.unfreeze()
 
     @asynccontextmanager
     async def _opened_firewall(self, *, is_needed: bool = True) -> AsyncIterator[None]:
@@ -546,6 +539,10 @@ class Daemon:
     async def _refresh(self) -> None:
         self.inbox.sum_up()
         await self.allowlist.refresh()
+
+    async def _tidy(self) -> None:
+        if not self.inbox.waiting and (self.store is None or self.store.waiting < CALM_ROWS):
+            self._collector.tidy()
 
     async def _forget(self, store: Store) -> None:
         with suppress(StoreError):  # said by the store

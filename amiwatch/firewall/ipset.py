@@ -78,13 +78,13 @@ class IpsetFirewall:
             await self._socket.flush(*ours)
 
     async def walk(self, take: Callable[[Sequence[Entry]], object]) -> None:
-        with collector_paused():
-            for family in wire.FAMILIES:
-                await self._list(self._set(family), lambda answer: take(answer.entries))
+        for family in wire.FAMILIES:
+            await self._list(self._set(family), lambda answer: take(answer.entries))
 
     async def entries(self) -> list[Entry]:
         found: list[Entry] = []
-        await self.walk(found.extend)
+        with collector_paused():
+            await self.walk(found.extend)
         return found
 
     async def has(self, network: IPNetwork) -> bool:

@@ -115,7 +115,7 @@ class NftablesFirewall:
 
     async def walk(self, take: Callable[[Sequence[Entry]], object]) -> None:
         run = asyncio.get_running_loop().run_in_executor
-        with NftablesSocket(self.prefix) as socket, collector_paused():
+        with NftablesSocket(self.prefix) as socket:
             pieces = _pieces(socket, read(socket, self.prefix))
             # For each piece the kernel walks over all that it told before: 1 ms at 100,000 entries, 30 ms at a million.
             fetching = run(None, next, pieces, None)
@@ -129,7 +129,8 @@ class NftablesFirewall:
 
     async def entries(self) -> list[Entry]:
         found: list[Entry] = []
-        await self.walk(found.extend)
+        with collector_paused():
+            await self.walk(found.extend)
         return found
 
     async def has(self, network: IPNetwork) -> bool:

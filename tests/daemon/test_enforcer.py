@@ -35,6 +35,7 @@ class SlowFirewall(FakeFirewall):
         self.gate = asyncio.Event()
         self.is_waited_for = asyncio.Event()
         self.adds: list[list[IPNetwork]] = []
+        self.walks = 0
 
     async def _pass(self, name: str) -> None:
         if name == self.slow:
@@ -44,9 +45,12 @@ class SlowFirewall(FakeFirewall):
     async def add(self, entries: Sequence[Entry]) -> list[Entry]:
         await self._pass("add")
         self.adds.append([entry.network for entry in entries])
-        return await super().add(entries)
+        rejected = await super().add(entries)
+        await self._pass("answer")
+        return rejected
 
     async def walk(self, take: Callable[[Sequence[Entry]], object]) -> None:
+        self.walks += 1
         found: list[Entry] = []
         await super().walk(found.extend)  # as old as a kernel's answer may be when it arrives
         await self._pass("entries")
@@ -358,6 +362,30 @@ async def test_sets_that_are_as_they_should_be_are_not_listed_again(running: Run
             await bench.enforcer.reconcile()
         assert bench.enforcer._listed_at == listed_at
         assert not bench.enforcer._is_listing_due
+
+
+async def test_bans_that_the_kernel_has_and_we_were_not_told_of_yet_start_no_comparison(
+    running: Running, clock: Clock
+) -> None:
+    firewall = SlowFirewall(now=clock)
+    async with running(firewall) as bench:
+        await bench.enforcer.reconcile()
+        firewall.walks, firewall.slow = 0, "answer"
+        crowd = [f"203.0.113.{number}/32" for number in range(200)]
+        crowd += [f"198.51.100.{number}/32" for number in range(200)]
+        for network in crowd:
+            bench.order(network)
+        await firewall.is_waited_for.wait()
+        for _ in range(3):
+            await bench.enforcer.reconcile()
+        assert 0 < len(firewall.adds[-1]) < len(crowd)
+        assert firewall.walks == 0
+        firewall.gate.set()
+        await bench.enforcer.settle()
+        for _ in range(3):
+            await bench.enforcer.reconcile()
+        assert firewall.walks == 0
+        assert (await bench.kernel()).keys() == set(crowd)
 
 
 async def test_missing_rights_while_running_are_no_end(running: Running) -> None:
