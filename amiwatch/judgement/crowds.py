@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import islice
-from math import ceil
+from math import ceil, inf
 from typing import NamedTuple
 
-from amiwatch.judgement.rules import MINUTE, Policy
+from amiwatch.judgement.rules import HOUR, MINUTE, Policy
 from amiwatch.judgement.values import UNKNOWN
 
 CROWDS = ((1.0, float(MINUTE), 3), (0.6, 10.0, 4))
@@ -26,6 +26,10 @@ KNOWN = 2
 """Of such a crowd, so many must be trusted and fail over a proven transport or with an account of their own, or half of
 those who are trusted if that is fewer: six bots over TCP are no mass failure where phones are known and go on working,
 and nor is a forger who tries accounts that exist in the names of strangers."""
+
+FIRST_TIME = HOUR
+"""How long after the first failure that was heard of strangers alone may be a mass failure, in seconds, if nobody has
+logged in so far: amiwatch came in the midst of it. Later they are bots."""
 
 OWN_SHARE = 0.8
 """Share of such a crowd that has an account of its own, or one that Asterisk does not tell (FreePBX). Attackers share
@@ -78,6 +82,11 @@ class Breaker:
         """Whether forged packets alone could have opened it."""
         self._needed = 0
         """How many of a crowd must be known."""
+        self._since = inf
+        """When the first failure of all was heard."""
+        self._opened_at = 0.0
+        self._trusted = 0
+        """How many sources were trusted when it was opened, as far as that was counted."""
         self._look_at = 0.0
         self._minute = 0.0
         self._failing: set[int] = set()
@@ -105,10 +114,13 @@ class Breaker:
         onsets, now = self._onsets, failure.at
         onsets.append(failure)
         self._needed = min(KNOWN, (known + 1) // 2)
+        self._since = min(self._since, now)
         if now < self._look_at or len(onsets) < self._least:
             return False
         self._look_at = now + LOOK_PAUSE
-        is_mass = any(self._is_crowd(size, now - seconds, least) for size, seconds, least in self._sizes)
+        is_mass = (known > 0 or now < self._since + FIRST_TIME) and any(
+            self._is_crowd(size, now - seconds, least) for size, seconds, least in self._sizes
+        )
         is_storm = not is_mass and self._is_storm(now - MINUTE)
         if not is_mass and not is_storm:
             return False
@@ -116,9 +128,19 @@ class Breaker:
         self.is_storm = is_storm if is_new else self.is_storm and is_storm
         if is_new:
             self._peak, self._usual = 0, 0.0
+            self._opened_at, self._trusted = now, known
             self._begin_minute(now)
         self.until = max(self.until, now + LINGER)
         return is_new
+
+    def spares_stranger(self, since: float) -> bool:
+        """
+        Tell whether a source without trust, known since then, may be one of the phones that fail.
+
+        It may while fewer are trusted than make a mass failure, so that most phones are strangers yet, and if it came
+        when the others did.
+        """
+        return self._trusted < self._mass and since <= self._opened_at + LINGER
 
     def _is_crowd(self, size: int, begin: float, least: int) -> bool:
         """Tell whether the newest onsets are phones of many people, and not forged packets alone."""

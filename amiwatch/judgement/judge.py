@@ -512,7 +512,7 @@ class Judge:
     def _began_to_fail(self, failure: Failure, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         """Note that a source which was quiet fails: many at once are a mass failure, or a storm."""
         breaker = self._breaker
-        if not breaker.begin(failure, known=self.trust.number(now, at_most=2 * KNOWN)):
+        if not breaker.begin(failure, known=self.trust.number(now, at_most=max(2 * KNOWN, self.policy.mass_failure))):
             return ()
         kind = "unproven_storm" if breaker.is_storm else "mass_failure"
         lifts = self._verdicts.lift_hasty(now)

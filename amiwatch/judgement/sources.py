@@ -313,6 +313,7 @@ class Source(Attempts):
         "last_at",
         "names",
         "proven",
+        "first_at",
         "spared_until",
         "unanswered",
         "weight",
@@ -321,8 +322,8 @@ class Source(Attempts):
     def __init__(self, address: IPAddress, now: float) -> None:
         super().__init__()
         self.address = address
-        self.last_at = now
-        """When it was heard of last."""
+        self.first_at = self.last_at = now
+        """When it was heard of first, and last."""
         self.failed_at = -inf
         """When it failed last."""
         self.proven: Attempts | None = None

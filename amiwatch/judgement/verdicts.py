@@ -199,6 +199,8 @@ class Verdicts:
             return False  # its own accounts were not counted
         if not is_crowd_of_phones(part, part.unnamed + part.nameless):
             return False
+        if not (self._breaker.is_storm or is_trusted or self._breaker.spares_stranger(source.first_at)):
+            return False
         if self._breaker.is_storm and not is_like_its_storm(part, self._breaker.usual):
             return False
         if self._breaker.is_storm:

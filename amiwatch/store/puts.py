@@ -26,7 +26,7 @@ MAX_WAITING = 50_000
 """Rows of attempts, trust and samples that wait for the disk (15 MB); more are shed."""
 
 MAX_WAITING_BANS = 200_000
-"""Bans, alerts, lifts and outcomes that wait for the disk (200 MB with evidence): at 20 bans a second, hours of a full disk."""
+"""Bans, alerts, lifts and outcomes that wait for the disk (200 MB with evidence): hours of a full disk."""
 
 
 class Put(NamedTuple):

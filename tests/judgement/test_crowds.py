@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from amiwatch.judgement.crowds import MAX_FAILING, Breaker, Failure
+from amiwatch.judgement.crowds import FIRST_TIME, LINGER, MAX_FAILING, Breaker, Failure
 from amiwatch.judgement.rules import CLOSED, HOUR, MINUTE, OFFICE, Policy
 from amiwatch.judgement.values import UNKNOWN
 from amiwatch.testing.builders import Case
@@ -218,6 +218,55 @@ def test_bots_that_come_together_are_no_mass_failure_where_phones_are_known(numb
     assert "mass_failure" not in story.kinds()
     assert len(story.bans) == 12
     assert story.judge.counters.attempts == number + 12 * 4
+
+
+def bots_come(story: Story, network: str, number: int = 6) -> None:
+    for bot in range(number):
+        story.attempt(Case.UNKNOWN_ACCOUNT, source=f"{network}.{bot + 1}", account=f"bot{bot}", transport="TCP")
+        story.wait(0.5)
+
+
+def enumerates(story: Story, *, source: str = ATTACKER) -> int:
+    """Try names at a pace that twelve phones would have; return how many it took until the ban, at most 20."""
+    for number in range(20):
+        story.attempt(Case.UNKNOWN_ACCOUNT_ANSWERED, account=f"name{number}", source=source, transport="TCP")
+        if str(source) + "/32" in story.banned():
+            return number + 1
+        story.wait(3)
+    return 20
+
+
+def test_bots_are_no_mass_failure_later_than_an_hour_after_the_first_failure_though_nobody_ever_logged_in() -> None:
+    story = Story()
+    story.attempt(Case.UNKNOWN_ACCOUNT, source="203.0.113.9")
+    story.wait(FIRST_TIME - MINUTE)
+    bots_come(story, "198.51.100")
+    assert story.kinds() == ["mass_failure"]  # amiwatch may have come in the midst of one
+    story.wait(LINGER + MINUTE)
+    bots_come(story, "203.0.113")
+    assert story.kinds() == ["mass_failure"]
+    assert enumerates(story) == 4
+
+
+def test_bots_excuse_nobody_who_comes_later_than_they() -> None:
+    story = Story()
+    bots_come(story, "198.51.100", 12)
+    assert enumerates(story, source="203.0.113.5") > 4  # may be an office that amiwatch saw never work
+    for _ in range(4):
+        story.wait(MINUTE)
+        bots_come(story, "198.51.100", 12)  # they keep it open
+    assert story.now < story.judge._breaker.until
+    assert enumerates(story) == 4
+
+
+@pytest.mark.parametrize(("known", "most"), [(5, 13), (40, 4)])
+def test_a_mass_failure_spares_strangers_only_where_most_phones_are_strangers(known: int, most: int) -> None:
+    story = Story()
+    known_phones(story, known)
+    fail_together(story, minutes=1, transport="TCP")
+    assert story.kinds() == ["mass_failure"]
+    assert not story.bans
+    assert enumerates(story) == most
 
 
 def test_a_forger_who_tries_accounts_that_exist_hides_no_proven_cracker() -> None:

@@ -4,7 +4,7 @@ from amiwatch.judgement.hasty import LIFT_TIME, MAX_HASTY
 from amiwatch.judgement.rules import HOUR
 from amiwatch.judgement.values import Ban, Lift
 from amiwatch.testing.builders import Case
-from tests.judgement.stories import ATTACKER, NOON, Story
+from tests.judgement.stories import ATTACKER, NOON, Story, logs_in
 
 OFFICE = "192.0.2.7"
 LOST = Case.UNKNOWN_ACCOUNT_ANSWERED
@@ -54,6 +54,8 @@ def test_a_lifted_ban_leaves_older_offences_standing() -> None:
     story = Story()
     office_fails(story)
     story.wait(2 * HOUR)
+    for host in (1, 2):
+        logs_in(story, f"198.51.100.{host}", str(1000 + host))
     office_fails(story)
     others_fail(story)
     (lift,) = lifts(story)

@@ -247,7 +247,7 @@ def test_broken_messages_are_remembered_for_a_moment_and_only_the_newest() -> No
 def test_the_ladder_forgets_the_oldest_offender() -> None:
     watch = Judge(Policy(max_offenders=100), random=Random(0))
     pour(watch, [Flood(Case.AMI_WRONG_SECRET, 3, frozenset(), "TCP", 0.1)])
-    first = next(iter(watch.ledger._sources))
+    first = next(iter(watch.ledger._sources[0]))
     for number in range(200):
         source = IPv4Address(f"203.0.113.{number}")
         for event in attempt_events(Case.AMI_WRONG_SECRET, source=source) * 3:
