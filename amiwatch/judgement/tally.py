@@ -79,6 +79,9 @@ class Tally:
             self.shed += 1
             return
         found.attempts += 1
+        if found.attempts == 1:  # as nearly all are
+            found.times = (at,)
+            return
         if at > found.last_at:
             found.last_at = at
         elif at < found.first_at:

@@ -62,7 +62,9 @@ class Trust:
             accounts = self._sources[key] = {}
         else:
             self._sources.move_to_end(key)
-        before = accounts.pop(account, None)
+        before = accounts.get(account)
+        if before is not None and account != next(reversed(accounts)):
+            del accounts[account]  # to stand last; a phone alone, as most are, does so already
         accounts[account] = at
         if len(self._unsaved) < self.max_sources:
             self._unsaved[key, account] = at

@@ -427,7 +427,8 @@ def _limit(rule: Rule, factor: float) -> int:
 
 
 def _is_met(rule: Rule, windows: Windows, factor: float, now: float) -> bool:
-    reached = windows.newest(rule.measure, _limit(rule, factor)) if rule.limit else None
+    limit = rule.limit if factor == 1 else _limit(rule, factor)
+    reached = windows.newest(rule.measure, limit) if limit else None
     return reached is not None and reached >= now - rule.find_time
 
 
