@@ -67,8 +67,8 @@ def read_alternatives(call: Call, policies: Sequence[str], changes: Sequence[str
         raise UsageError(f"more than {MAX_ALTERNATIVES} alternatives at once: leave some out.")
     return [
         Alternative(IN_FORCE, call.settings()),
-        *(Alternative(name, call.read_settings({"policy": name})) for name in policies),
-        *(Alternative(text, call.read_settings(_overrides(text))) for text in changes),
+        *(Alternative(name, call.read_settings({"policy": name})) for name in dict.fromkeys(policies)),
+        *(Alternative(text, call.read_settings(_overrides(text))) for text in dict.fromkeys(changes)),
     ]
 
 

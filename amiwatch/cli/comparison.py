@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from amiwatch.cli.alternatives import Alternative, Difference, Effect, Hit
+from amiwatch.cli.listing import shortened
 from amiwatch.cli.text import alert_page, counted, iso, strong, visible, wrapped
 from amiwatch.judgement.reasons import duration
 from amiwatch.judgement.values import Ban, IPNetwork, Lift, Verdict
@@ -13,20 +16,31 @@ from amiwatch.judgement.values import Ban, IPNetwork, Lift, Verdict
 SHOWN = 10
 """Sources named on each side of a difference; the JSON has all."""
 
+VERDICT_INDENT = 25
+"""Where a verdict goes on that is longer than the terminal's line: behind its time."""
+
+LEAST_TITLE = 17
+"""Cells that the name of an alternative gets, even if the table is then too wide for the terminal."""
+
 PHONES_SHOWN = 3
 """Good phones named of one source."""
 
 
 def show_verdicts(
-    verdicts: Iterable[tuple[int, Verdict]], alternatives: Sequence[Alternative], *, as_json: bool
+    verdicts: Iterable[tuple[int, Verdict]],
+    alternatives: Sequence[Alternative],
+    *,
+    as_json: bool,
+    before: Callable[[], None],
 ) -> None:
-    """Print each verdict as it comes; for people only where there is one way of judging."""
+    """Print each verdict as it comes, after ``before()``; for people only where there is one way of judging."""
     for number, verdict in verdicts:
+        before()
         if as_json:
             named = {"alternative": alternatives[number].name} if len(alternatives) > 1 else {}
             _print(json.dumps({**as_record(verdict), **named}))
         elif len(alternatives) == 1:
-            _print(as_line(verdict))
+            _print(wrapped(as_line(verdict), indent=VERDICT_INDENT))
 
 
 def show_end(
@@ -113,7 +127,11 @@ def _table(effects: Sequence[Effect]) -> Iterator[str]:
         for effect in effects
     ]
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    if sys.stdout.isatty():
+        room = shutil.get_terminal_size().columns - sum(width + 2 for width in widths[1:])
+        widths[0] = min(widths[0], max(LEAST_TITLE, room))
     for number, row in enumerate((heads, *rows)):
+        row = (shortened(row[0], widths[0]), *row[1:])
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         line = "  ".join(cells)
         yield strong(line) if not number else line

@@ -18,6 +18,7 @@ import typer
 from amiwatch.cli.alternatives import Alternative, Effect, judged, read_alternatives
 from amiwatch.cli.call import instant
 from amiwatch.cli.comparison import show_end, show_verdicts
+from amiwatch.cli.progress import Progress
 from amiwatch.cli.protection import never_banned
 from amiwatch.cli.recorded import CutShort, Recordings
 from amiwatch.cli.text import counted, local
@@ -67,7 +68,10 @@ def _replay_recordings(
         print(f"amiwatch: names of the allowlist are not looked up here: {', '.join(names)}", file=sys.stderr)  # noqa: T201
     recordings = Recordings(files)
     reruns = [Rerun(one.judge(one.listed())) for one in alternatives]
-    show_verdicts(judged(recordings.read(), reruns, logins), alternatives, as_json=as_json)
+    progress = Progress(lambda _: recordings.share)
+    show_verdicts(
+        judged(progress.watch(recordings.read()), reruns, logins), alternatives, as_json=as_json, before=progress.clear
+    )
     effects = [Effect.of(one, rerun, logins) for one, rerun in zip(alternatives, reruns, strict=True)]
     attempts = reruns[0].judge.counters.attempts
     show_end(
@@ -86,7 +90,8 @@ def _replay_history(
         oldest = reader.oldest_attempt()
         begin = (oldest or now) if since == "all" else instant(since, now)
         if begin >= end:
-            raise UsageError(f"--since {since!r} is not before --until {until!r}.")
+            rest = "in the past" if until is None else f"before --until {until!r}"
+            raise UsageError(f"--since {since!r} is not {rest}.")
         # Windows and trust are as full as they were: what lies a longest window before warms them up.
         warm = begin - max(longest(one.settings.judgement_policy().rules) for one in alternatives)
         entries = reader.allowlist(now)
@@ -97,7 +102,10 @@ def _replay_history(
         attempts, timed = reader.count_attempts(begin, end)
         past = past_attempts(reader, since=warm, until=end)
         events = ((event.at, event) for event in events_of(past))
-        show_verdicts(judged(events, reruns, logins), alternatives, as_json=as_json)
+        progress = Progress(lambda at: (at - warm) / (end - warm))
+        show_verdicts(
+            judged(progress.watch(events), reruns, logins), alternatives, as_json=as_json, before=progress.clear
+        )
         effects = [Effect.of(one, rerun, logins) for one, rerun in zip(alternatives, reruns, strict=True)]
         effects.append(Effect.recorded(reader.bans_by_rules(begin, end), logins))
         notes = list(_notes(reader, begin, end, oldest, attempts - timed, effects))
