@@ -343,7 +343,7 @@ def bars(board: Board) -> list[tuple[bool, str]]:
     many, many_missed = sum(s.many for s in scores), sum(s.many_missed for s in scores)
     enough, missed = sum(s.enough for s in scores), sum(s.enough_missed for s in scores)
     slow = max((max(s.through, default=0) for s in scores if s.bar == SLOW_BAR), default=0)
-    found = [score for name, score in board.scores.items() if name.endswith("finder of a password")]
+    found = [score for name, score in board.scores.items() if "finder of a password" in name]
     wrong = sum((s.wrong for s in scores), Counter[str]()) + board.general_wrong
     silent, must = sum(s.silent for s in scores), sum(s.must_alert for s in scores)
     alarm = max(board.alarms, default=0)

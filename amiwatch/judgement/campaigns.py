@@ -38,6 +38,8 @@ class Campaigns:
         """The same of proven guesses alone: forged ones must neither make an address a suspect nor push one out."""
         self._suspects: OrderedDict[int, tuple[str, float]] = OrderedDict()
         """Sources that came fast → account and time, in that order."""
+        self.has_attacked = False
+        """Whether any account was ever attacked: most systems never see that."""
 
     def __len__(self) -> int:
         return len(self._accounts)
@@ -50,7 +52,17 @@ class Campaigns:
         """Note a guess by a source without trust; tell whether the account is now under attack."""
         if is_proven and _is_campaign(self._proven, account, key, now, self.rule.limit, self.rule.find_time):
             self._suspect(account, self._proven[account])
-        return _is_campaign(self._accounts, account, key, now, self.policy.attacked_by, self.policy.attacked_time)
+        policy = self.policy
+        is_attacked = _is_campaign(self._accounts, account, key, now, policy.attacked_by, policy.attacked_time)
+        self.has_attacked |= is_attacked
+        return is_attacked
+
+    def is_attacked(self, account: str, now: float) -> bool:
+        """Tell whether enough addresses have guessed at this account lately."""
+        limit, sources = self.policy.attacked_by, self._accounts.get(account)
+        if not limit or sources is None or len(sources) < limit:
+            return False
+        return next(iter(sources.values())) > now - self.policy.attacked_time
 
     def _suspect(self, account: str, sources: OrderedDict[int, float]) -> None:
         """Suspect the newest sources of an account, those that are suspected already aside."""

@@ -2,7 +2,7 @@
 Passwords that somebody seems to have found: he guessed first, and then he logs in.
 
 Rule 1: each of them is an alarm. How sure it is shows in its words: a phone whose password was corrected does the same,
-and over UDP the guesses may be a stranger's.
+over UDP the guesses may be a stranger's, and where many addresses guess, one that did not before may have it right.
 
 Rule 2: whoever is so called earns no trust. Where it may be a victim, that ends after ``PROBATION``, whatever is forged
 in its name meanwhile.
@@ -35,6 +35,8 @@ class Found(NamedTuple):
     """Whether it failed at the steady pace of a phone."""
     is_proven: bool
     """Whether enough of it is no packets that a stranger may have forged."""
+    addresses: int = 0
+    """From how many addresses the account was guessed at, if that is all that speaks against this one."""
 
 
 class Finds:

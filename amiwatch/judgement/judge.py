@@ -244,12 +244,13 @@ class Judge:
             source.unanswered.pop(hash(event.session), None)
             if dialogue is not None and dialogue.account is not None and Trust.is_earned_by(event):
                 source.take_back_name(dialogue.account, dialogue.began, event.account)
-            found = self._verdicts.found_password(key, source, event, now)
-            if found is not None and not self._finds.is_over(key, event.account, found, now):
-                return self._alarm(key, event, found, now)
-            tried = max(
-                part.guessed.pop(event.account, 0) for part in source.parts(is_proven=source.proven is not None)
-            )
+        found = self._found(key, source, event, now)
+        if found is not None and not self._finds.is_over(key, event.account, found, now):
+            if found.addresses and source is not None:
+                source.forgive(event.account)  # no ban of the campaign for who logs in
+            return self._alarm(key, event, found, now)
+        if source is not None:
+            tried = source.forgive(event.account)
             if found is None and self._verdicts.has_mistyped(key, source, tried, now):
                 why = mistyped_reason(event.account, tried)
                 said = self.alarms.tell("mistyped_password", key, event, now, lambda: why)
@@ -257,8 +258,20 @@ class Judge:
             self.trust.grant(_own_key(key, event), event.account, now)
         return said
 
+    def _found(self, key: int, source: Source | None, event: SecurityEvent, now: float) -> Found | None:
+        """Return what was guessed before a success, here or, at the same account, from many addresses."""
+        found = None if source is None else self._verdicts.found_password(key, source, event, now)
+        if found is not None or not self._campaigns.has_attacked or not Trust.is_earned_by(event):
+            return found
+        account = event.account[:TEXT_LIMIT]
+        if self.trust.has(_own_key(key, event), now) or not self._campaigns.is_attacked(account, now):
+            return None
+        tried, accounts = (0, 0) if source is None else source.guesses(account)
+        return Found(tried, accounts, is_phone=False, is_proven=False, addresses=self.policy.attacked_by)
+
     def _alarm(self, key: int, event: SecurityEvent, found: Found, now: float) -> Sequence[Verdict]:
-        each = hash((key, event.account))
+        # A phone that roams while its account is attacked is one alarm, not one at each address.
+        each = hash((None if found.addresses else key, event.account))
         return self.alarms.tell("password_found", each, event, now, lambda: found_reason(event, found))
 
     def _challenged(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:

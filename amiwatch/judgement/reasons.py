@@ -208,9 +208,15 @@ def aor_reason(event: SecurityEvent, *, is_full: bool) -> str:
 
 def found_reason(event: SecurityEvent, found: Found) -> str:
     """Say that a source seems to have found a password, and what else it may be."""
-    tried, accounts = found.tried, found.accounts
+    account, accounts = repr(event.account[:40]), found.accounts
+    tried = f"{found.tried} wrong {'password' if found.tried == 1 else 'passwords'}"
+    if found.addresses:
+        return (
+            f"{account}, at which {found.addresses} addresses or more guess, logged in from one without trust after "
+            f"{tried} from there: a phone at a new address, or one of them found the password"
+        )
     said = (
-        f"{event.account[:40]!r} logged in after {tried} wrong {'password' if tried == 1 else 'passwords'} for it and "
+        f"{account} logged in after {tried} for it and "
         f"tries on {accounts} {'account' if accounts == 1 else 'accounts'} from the same source"
     )
     if found.is_phone:

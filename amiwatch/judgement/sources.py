@@ -309,11 +309,11 @@ class Source(Attempts):
         "dialogues",
         "evidence",
         "failed_at",
+        "first_at",
         "is_of_a_crowd",
         "last_at",
         "names",
         "proven",
-        "first_at",
         "spared_until",
         "unanswered",
         "weight",
@@ -350,6 +350,11 @@ class Source(Attempts):
             source.proven = Attempts()
             source.proven.guessed = self.proven.guessed
         return source
+
+    def forgive(self, account: str) -> int:
+        """Forget the passwords that were tried on this account; return how many there were."""
+        parts = self.parts(is_proven=self.proven is not None)
+        return max(part.guessed.pop(account[:TEXT_LIMIT], 0) for part in parts)
 
     def dialogue(self, session: str) -> Dialogue:
         """Return the dialogue of this SessionID, a new one if it is not known."""

@@ -203,6 +203,28 @@ def campaign(place: Place, hosts: int = 400, *, transport: str = "UDP") -> Actor
     return Actor(f"campaign over {transport}", Role.PROBER, sources, life, alerts, must_alert=True)
 
 
+def won_campaign(place: Place, hosts: int = 60) -> list[Actor]:
+    """Guess the password of one account from many addresses; another one, which never guessed before, has it right."""
+    random = place.random
+    sources, winner = [place.address() for _ in range(hosts)], place.address()
+    account, begin, transport = random.choice(place.extensions), place.moment(0.5, 0.6), random.choice(("UDP", "TLS"))
+
+    def life(random: Random) -> Iterator[Dialogue]:
+        for number, at in paced(random, begin, 10, hosts):
+            yield Sender(random, sources[number], transport)(at, Case.WRONG_PASSWORD, account, is_attempt=True)
+
+    def wins(random: Random) -> Iterator[Dialogue]:
+        send = Sender(random, winner, transport)
+        for turn in range(20):
+            yield send(begin + 20 * hosts + turn * 300, Case.RIGHT_PASSWORD, account)
+
+    attack, alarm = frozenset({"account_attacked", "unproven_storm"}), frozenset({"password_found"})
+    return [
+        Actor(f"campaign over {transport}", Role.PROBER, sources, life, attack, must_alert=True),
+        Actor("last finder of a password", Role.UNDECIDABLE, (winner,), wins, alarm, must_alert=True),
+    ]
+
+
 def botnet(place: Place, hosts: int = 300) -> Actor:
     """Probe once from each of many addresses: a botnet that goes through the whole Internet."""
     sources, begin = [place.address() for _ in range(hosts)], place.moment(0, 0.2)

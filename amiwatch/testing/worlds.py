@@ -101,7 +101,7 @@ def _managers(place: Place) -> list[Actor]:
 
 
 def _campaigns(place: Place) -> list[Actor]:
-    return [*_phones(place, 20), hostile.campaign(place), *hostile.probers(place)]
+    return [*_phones(place, 20), hostile.campaign(place), *hostile.probers(place), *hostile.won_campaign(place)]
 
 
 def _large_campaign(place: Place, transport: str) -> list[Actor]:

@@ -162,3 +162,58 @@ def test_a_mass_failure_excuses_no_password_that_is_found_later() -> None:
     story.wait(HOUR)
     guesses_and_logs_in(story, *[3.0] * 6)
     assert story.kinds() == ["mass_failure", "password_found"]
+
+
+# Many addresses, of which each guesses once.
+
+
+def attacks(story: Story, *, hosts: int = 30, account: str = "1001", transport: str = "TLS") -> None:
+    for host in range(hosts):
+        story.attempt(Case.WRONG_PASSWORD, source=f"198.51.100.{host + 1}", account=account, transport=transport)
+        story.wait(60)
+
+
+@pytest.mark.parametrize("transport", ["UDP", "TLS"])
+@pytest.mark.parametrize("tried", [0, 1])
+def test_a_stranger_who_logs_in_with_an_account_under_attack_may_have_found_its_password(
+    tried: int, transport: str
+) -> None:
+    story = Story()
+    attacks(story, transport=transport)
+    story.tries(Case.WRONG_PASSWORD, ["1001"] * tried, every=1, transport=transport)
+    logs_in(story, ATTACKER, transport=transport)
+    assert story.kinds()[-1] == "password_found"
+    assert "a phone at a new address, or one of them found the password" in story.alerts[-1].reason
+    assert not accounts(story)
+    before = len(story.alerts)
+    stays(story, PROBATION + HOUR, transport=transport)
+    assert accounts(story)
+    assert len(story.alerts) == before
+
+
+def test_where_phones_are_known_they_log_in_with_an_account_under_attack_as_ever() -> None:
+    story = Story()
+    logs_in(story, PHONE)
+    logs_in(story, "192.0.2.102", "1002")
+    attacks(story)
+    for source in (PHONE, "192.0.2.102"):
+        logs_in(story, source)
+    logs_in(story, "192.0.2.103", "1003")  # another account
+    assert story.kinds() == ["account_attacked"]
+
+
+def test_a_phone_that_roams_while_its_account_is_attacked_is_one_alarm() -> None:
+    story = Story()
+    attacks(story)
+    for host in range(10):
+        logs_in(story, f"203.0.113.{host + 1}")
+        story.wait(600)
+    assert story.kinds() == ["account_attacked", "password_found"]
+
+
+def test_an_attack_of_two_days_ago_makes_nobody_suspect() -> None:
+    story = Story()
+    attacks(story)
+    story.wait(2 * DAY)
+    logs_in(story, PHONE)
+    assert story.kinds() == ["account_attacked"]
