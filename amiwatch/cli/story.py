@@ -185,6 +185,7 @@ def _came(story: Story) -> Iterator[str]:
         yield f"{local(first)}  {counted(before, 'earlier attempt')} from then on"
     moments = [(one.begin, 0, one.words()) for one in _visits(story)]
     moments += [(ban.at, 1, _ban_words(ban)) for ban in story.bans if ban.at >= begin]
+    moments += [(ban.ended_at, 3, _lift_words(ban)) for ban in story.bans if ban.ended_at and _is_lifted(ban)]
     moments += [(one.at, 2, f"→ alert {_titled(one)}") for one in merged(story.alerts) if one.at >= begin]
     moments.sort()
     if len(moments) > SHOWN:
@@ -204,6 +205,17 @@ def _ban_words(ban: BanRecord) -> str:
     time = "for ever" if ban.until is None else f"for {duration(ban.until - ban.at)}"
     how = "banned" if ban.is_enforced else "would have been banned"
     return f"→ {how} {time}, {_by(ban)}"
+
+
+def _is_lifted(ban: BanRecord) -> bool:
+    """Tell whether somebody ended it."""
+    return ban.ended_at is not None and ban.ended_why not in ("expired", "replaced")
+
+
+def _lift_words(ban: BanRecord) -> str:
+    by = f" by {visible(ban.ended_by)}" if ban.ended_by else ""
+    why = f": {visible(ban.ended_why)}" if ban.ended_why else ""
+    return f"→ lifted{by}{why}"
 
 
 def _sources(story: Story) -> Iterator[str]:

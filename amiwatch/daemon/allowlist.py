@@ -63,20 +63,20 @@ class Allowlist:
     async def _gathered(self) -> dict[IPNetwork, str]:
         settings = self._daemon.settings
         allowed: dict[IPNetwork, str] = dict(PRIVATE) if settings.allow_private else {}
-        names = list(settings.allowlist.names)
+        names = {name: f"the name {name!r}" for name in settings.allowlist.names}
         allowed |= dict.fromkeys(settings.allowlist.networks, "AMIWATCH_ALLOWLIST")
         for entry in await self._from_store():
             try:
                 allowed[ip_network(entry.target)] = f"allowed by {entry.added_by}: {entry.comment}".rstrip(": ")
             except ValueError:
-                names.append(entry.target)
-        names = list(dict.fromkeys([*names, *(pbx.host for pbx in settings.pbxs().values())]))
+                names[entry.target] = f"the name {entry.target!r}"
+        names |= {pbx.host: f"the PBX {pbx.host!r}" for pbx in settings.pbxs().values()}
         found = dict(zip(names, await asyncio.gather(*map(lookup, names)), strict=True))
         self.unanswered = frozenset(name for name, addresses in found.items() if addresses is None)
         self._say_lost(frozenset(name for name, addresses in found.items() if not addresses))
         self.resolved = {name: addresses or self.resolved.get(name, []) for name, addresses in found.items()}
         for name, addresses in self.resolved.items():
-            allowed |= {ip_network(address): f"the name {name!r}" for address in addresses}
+            allowed |= {ip_network(address): names[name] for address in addresses}
         return allowed | await safe_networks()
 
     def _say_lost(self, lost: frozenset[str]) -> None:

@@ -132,10 +132,13 @@ class Verdicts:
     def spare(self, networks: Mapping[IPNetwork, str]) -> None:
         """Never ban these networks, each with the words that say why; replaces earlier ones."""
         self._spared: NetworkTable[tuple[IPNetwork, str]] = NetworkTable()
-        for network, why in networks.items():
-            # A ban is by /64: one allowed address in it spares its neighbours.
-            around = source_network(network.network_address)
-            self._spared.put(network if network.prefixlen <= around.prefixlen else around, (network, why))
+        # A ban is by /64: one allowed address in it spares its neighbours.
+        arounds = [(source_network(network.network_address), network, why) for network, why in networks.items()]
+        wider = [each for each in arounds if each[0].prefixlen < each[1].prefixlen]
+        # The narrowest first, so that who is asked about is told of himself.
+        spared = [*wider, *((network, network, why) for network, why in networks.items())]
+        for around, network, why in sorted(spared, key=lambda each: -each[0].prefixlen):
+            self._spared.put(around, (network, why))
 
     def why_never(self, address: IPAddress) -> str | None:
         """Return the words that say why this address is never banned, or None if it can be."""

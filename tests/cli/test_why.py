@@ -167,6 +167,18 @@ def test_what_came_is_told_in_the_order_of_time(call, lived):
     assert came[3].endswith("rule 'scan_rush', step 2 of the ladder")
 
 
+def test_a_ban_that_was_lifted_is_told_with_when_by_whom_and_why(call, fill):
+    def put(store) -> None:
+        store.put_ban(make_ban(ago=600), pbx="pbx", origin="rule", is_enforced=True)
+        store.put_lift(make_ban().network, at=time.time() - 300, by="bob", reason="our new carrier")
+        store.put_ban(make_ban(ago=60), pbx="pbx", origin="rule", is_enforced=True)
+
+    fill(put)
+    came = [line[21:] for line in lines(call("why", "203.0.113.7").stdout, "what came")]
+    assert [words.split()[1] for words in came] == ["banned", "lifted", "banned"]
+    assert came[1] == "→ lifted by bob: our new carrier"
+
+
 def test_every_policy_says_what_it_would_have_done(call, lived):
     lived(*attempts(Case.UNKNOWN_ACCOUNT, *"1234", source=SOURCE, at=NOW - HOUR, transport="TLS"))
     otherwise = lines(call("why", SOURCE).stdout, "otherwise")

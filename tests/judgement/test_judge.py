@@ -730,6 +730,15 @@ def test_what_is_always_safe_is_never_banned(address: str) -> None:
     assert story.judge.why_never(ip_address(address)) is not None
 
 
+def test_each_address_is_told_why_it_is_safe_itself_though_others_of_its_64_are_too() -> None:
+    story = Story()
+    assert story.judge.why_never(ip_address("::1")) == "loopback"
+    assert story.judge.why_never(ip_address("::")) == "unspecified"
+    story.judge.allow({ip_network("2001:db8:9::1"): "the gateway", ip_network("2001:db8::/32"): "the office"})
+    said = [story.judge.why_never(ip_address(f"2001:db8:{host}")) for host in ("9::1", "9::2", "8::1")]
+    assert said == ["the gateway", "the gateway", "the office"]
+
+
 def test_an_allowed_address_spares_its_neighbours_in_the_64() -> None:
     """A ban is by /64; at many hosters the gateway lives in it."""
     story = Story()
