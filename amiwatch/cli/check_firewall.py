@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from amiwatch.cli.asking import living
 from amiwatch.cli.findings import Finding, Mark
@@ -18,7 +18,9 @@ from amiwatch.errors import FirewallError, FirewallPermission, StoreError
 
 if TYPE_CHECKING:
     from amiwatch.config import Settings
-    from amiwatch.firewall.base import Firewall, SetState
+    from amiwatch.firewall.base import SetState
+    from amiwatch.firewall.ipset import IpsetFirewall
+    from amiwatch.firewall.nftables import NftablesFirewall
     from amiwatch.firewall.rule import FamilyRule
 
 CAP_NET_ADMIN = 12
@@ -66,7 +68,8 @@ async def kernel(settings: Settings) -> list[Finding]:
     from amiwatch.firewall.table import make_firewall
 
     firewall = make_firewall(settings.firewall, prefix=settings.set_name, maxelem=settings.set_size)
-    states, found = await _sets(firewall)
+    # A dry run did not come this far.
+    states, found = await _sets(cast("IpsetFirewall | NftablesFirewall", firewall))
     rules = await _rule(settings, firewall.name, states)
     left = await _leftovers(firewall.name, settings.set_name)
     return [
@@ -126,18 +129,29 @@ def _abilities(settings: Settings, chosen: str) -> Iterator[Finding]:
             yield Finding(name, Mark.GOOD, f"works here{use}")
 
 
-async def _sets(firewall: Firewall) -> tuple[list[SetState], list[Finding]]:
+async def _sets(firewall: IpsetFirewall | NftablesFirewall) -> tuple[list[SetState], list[Finding]]:
     try:
         states = await firewall.states()
+        fault = await _foreign(firewall)
     except FirewallError as error:
         to_do = _NFTABLES_TO_DO if firewall.name == "nftables" else _IPSET_TO_DO
         return [], [Finding("sets", Mark.BAD, str(error), to_do, error.exit_code)]
     finally:
         await firewall.close()
+    if fault is not None:
+        return [], [fault]
     if len(states) < 2:
         to_do = "'amiwatch run' makes them"
         return states, [Finding("sets", Mark.DOUBT, "not made yet", to_do)]
     return states, [_filled(state) for state in states]
+
+
+async def _foreign(firewall: IpsetFirewall | NftablesFirewall) -> Finding | None:
+    try:
+        await firewall.refuse_foreign()
+    except FirewallError as error:
+        return Finding("sets", Mark.BAD, str(error), "then 'amiwatch run' makes ours", error.exit_code)
+    return None
 
 
 def _filled(state: SetState) -> Finding:

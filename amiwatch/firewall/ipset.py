@@ -114,6 +114,13 @@ class IpsetFirewall:
                 found.append(SetState(name, family, options.count, options.maxelem, options.references))
         return found
 
+    async def refuse_foreign(self) -> None:
+        """Raise FirewallError where somebody else made a set of our name; nothing is changed."""
+        for family in wire.FAMILIES:
+            options = await self._options(self._set(family))
+            if options is not None:
+                _refuse_foreign(self._set(family), family, options)
+
     async def remove_sets(self) -> None:
         """
         Destroy our sets with all their entries; sets that are missing are no error.

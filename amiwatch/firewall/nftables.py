@@ -149,6 +149,10 @@ class NftablesFirewall:
                 return self._states(socket, table)
             return await asyncio.to_thread(self._states, socket, table)
 
+    async def refuse_foreign(self) -> None:
+        """Raise FirewallError where somebody else made a set of our name; nothing is changed."""
+        await self._in_thread(self._table)
+
     async def remove_sets(self) -> None:
         """
         Delete our table with all that is in it; no table is no error.

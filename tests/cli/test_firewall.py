@@ -12,6 +12,7 @@ import pytest
 from amiwatch.firewall import libnftables
 from amiwatch.store.records import LearnedPort, Status
 from amiwatch.testing.netns import Wire
+from tests.firewall.conftest import SBIN
 
 
 @pytest.fixture
@@ -171,6 +172,29 @@ def test_the_commands_work_with_nftables_as_with_ipset(call):
     finally:
         assert kernel("firewall", "remove", "--yes").exit_code == 0
     assert kernel("firewall", "show").exit_code == 1
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(
+    ("backend", "make", "take"),
+    [
+        ("ipset", ["ipset", "create", "cli4", "hash:ip"], ["ipset", "destroy", "cli4"]),
+        (
+            "nftables",
+            ["nft", "add table inet cli; add set inet cli cli4 { type inet_service; }"],
+            ["nft", "delete table inet cli"],
+        ),
+    ],
+)
+def test_a_set_of_our_name_that_somebody_else_made_is_bad(kernel, backend: str, make: list[str], take: list[str]):
+    subprocess.run(make, check=True, env={"PATH": SBIN})
+    try:
+        checked = " ".join(kernel("check", AMIWATCH_FIREWALL=backend).stdout.split())
+    finally:
+        subprocess.run(take, check=True, env={"PATH": SBIN})
+    assert "✗ sets The set 'cli4'" in checked
+    assert "is not ours to use" in checked
+    assert "give amiwatch another set name" in checked
 
 
 @pytest.mark.kernel
