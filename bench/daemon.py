@@ -1,7 +1,8 @@
 """
 The whole daemon on one core: bytes on the socket to addresses in the kernel, a flood, a restart, idleness.
 
-``python -m bench.daemon [newcomers] [flood] [idle] [restart] [--firewall nftables] [--pause 5] [--bans 1000000]``
+``python -m bench.daemon [newcomers] [flood] [idle] [restart] [orders] [requests] [--firewall nftables] [--pause 5]
+[--bans 1000000]``
 
 Everything is real but Asterisk, whose part a second process plays: it writes to the socket and gives up, as Asterisk
 does, when the reader does not read for 100 ms. It runs in a network namespace of its own.
@@ -14,31 +15,34 @@ import asyncio
 import logging
 import multiprocessing
 import os
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from ipaddress import IPv4Address
+from contextlib import asynccontextmanager, closing
+from ipaddress import IPv4Address, IPv4Network
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import perf_counter, process_time
 
 from amiwatch.config import Settings, load
 from amiwatch.daemon.watch import Daemon
+from amiwatch.firewall.base import parts
 from amiwatch.firewall.table import make_firewall, make_rule
 from amiwatch.judgement.values import Alert, Ban, IPNetwork
 from amiwatch.testing import netns
 from amiwatch.testing.asterisk import FakeAsterisk
 from amiwatch.testing.builders import event_bytes
-from bench.stall import Stall
+from bench.stall import Stall, watched
 from bench.store import fill
 
 NEWCOMERS = 200
 SET_SIZE = 2_000_000
 ATTACKERS = 1_000
 EVENTS = 50_000
+ORDERS = 100
 
 
 def address(number: int) -> str:
@@ -254,6 +258,67 @@ async def restart(folder: Path) -> None:
     await clean()
 
 
+async def orders(folder: Path) -> None:
+    """Ban very many at once, as the judge would order it if it could: some hundred in one call."""
+
+    def ordered(daemon: Daemon, number: int) -> Ban:
+        where, now = IPv4Address("10.0.0.0") + number, daemon.now()
+        daemon.judge.ledger.put(IPv4Network(where), now + 86400)
+        return Ban(IPv4Network(where), where, now, 86400, 1, "unknown accounts", "5 unknown accounts in 10 minutes")
+
+    async with alone(folder / "orders") as daemon, watched() as stall:
+        began, cpu = perf_counter(), process_time()
+        for part in parts(range(OPTIONS.bans), ORDERS):
+            daemon.take([ordered(daemon, number) for number in part], "", perf_counter())
+            await asyncio.sleep(0)
+        await daemon.settle()
+        print(f"{OPTIONS.bans:,} bans ordered: in the kernel after {took(began, cpu)}, {stall}")
+        await daemon.flush()
+        lost = daemon.store.lost if daemon.store else OPTIONS.bans
+        print(f"  on the disk after {took(began, cpu)}, {stall}; without a record {lost:,}")
+
+
+async def requests(folder: Path) -> None:
+    """Ban very many as a person asks for it: rows of ``requests``, each with an answer."""
+    path = folder / "requests"
+    async with alone(path) as daemon, watched() as stall:
+        began, cpu = perf_counter(), process_time()
+        await asyncio.to_thread(ask_for_bans, path / "bench.db")
+        while await asyncio.to_thread(is_unanswered, path / "bench.db"):  # noqa: ASYNC110 - as another process would
+            await asyncio.sleep(0.1)
+        kernel = sum(state.count for state in await daemon.firewall.states())
+        assert kernel == OPTIONS.bans, f"only {kernel} in the kernel"
+        print(f"{OPTIONS.bans:,} bans asked for: enforced, recorded and answered after {took(began, cpu)}, {stall}")
+
+
+def ask_for_bans(path: Path) -> None:
+    sql = "INSERT INTO requests (at, asked_by, verb, target, seconds, comment) VALUES (0, 'bench', 'ban', ?, 86400, '')"
+    with closing(sqlite3.connect(path, timeout=20)) as db, db:
+        db.executemany(sql, ((str(IPv4Address("10.0.0.0") + number),) for number in range(OPTIONS.bans)))
+
+
+def is_unanswered(path: Path) -> bool:
+    with closing(sqlite3.connect(path, timeout=20)) as db:
+        return db.execute("SELECT 1 FROM requests WHERE finished_at IS NULL LIMIT 1").fetchone() is not None
+
+
+def took(began: float, cpu: float) -> str:
+    return f"{perf_counter() - began:.1f} s (processor {process_time() - cpu:.1f} s)"
+
+
+@asynccontextmanager
+async def alone(path: Path) -> AsyncIterator[Daemon]:
+    """Run a daemon to which nothing happens, and of which nobody is told."""
+    path.mkdir()
+    await clean()
+    asterisk = Asterisk()
+    async with running(asterisk.port, path) as (daemon, _):
+        daemon.listeners.clear()
+        yield daemon
+    asterisk.close()
+    await clean()
+
+
 async def idle(folder: Path) -> None:
     """Look at the program itself, as it is when nothing happens."""
     asterisk = Asterisk()
@@ -293,7 +358,9 @@ def _cpu(pid: int) -> float:
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
-PARTS = {"newcomers": newcomers, "flood": flood, "idle": idle, "restart": restart}
+PARTS = {
+    "newcomers": newcomers, "flood": flood, "idle": idle, "restart": restart, "orders": orders, "requests": requests,
+}  # fmt: skip
 
 
 def parsed(words: list[str]) -> argparse.Namespace:
@@ -301,7 +368,7 @@ def parsed(words: list[str]) -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)}; without: all")
     parser.add_argument("--firewall", choices=["ipset", "nftables"], default="ipset")
     parser.add_argument("--pause", type=int, default=100, help="milliseconds between two new attackers")
-    parser.add_argument("--bans", type=int, default=100_000, help="bans in the database at a restart")
+    parser.add_argument("--bans", type=int, default=100_000, help="bans at once, or in the database at a start")
     return parser.parse_args(words)
 
 

@@ -6,9 +6,10 @@ Rule 1: what every packet of this machine needs (loopback, its own addresses) is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from amiwatch.daemon.host import OWN, safe_networks
+from amiwatch.daemon.host import OWN
 from amiwatch.judgement.networks import NetworkTable
 from amiwatch.judgement.safe import ALWAYS
 from amiwatch.judgement.values import IPNetwork
@@ -25,11 +26,10 @@ class Objection(NamedTuple):
     """Nobody can insist."""
 
 
-async def objection(network: IPNetwork, allowed: NetworkTable[str]) -> Objection | None:
-    """Say what speaks against a ban by hand; None if nothing does. Sessions of people are looked up anew."""
-    found = await safe_networks()
+def objection(network: IPNetwork, allowed: NetworkTable[str], found: Mapping[IPNetwork, str]) -> Objection | None:
+    """Say what speaks against a ban by hand, with the ``safe_networks`` of now; None if nothing does."""
     own = {other: why for other, why in found.items() if why == OWN}
-    if safe := _first(network, {**ALWAYS, **own}):
+    if safe := _first(network, ALWAYS) or _first(network, own):
         return Objection(_never(network, *safe), is_final=True)
     if network.prefixlen < WIDEST[network.version]:
         return Objection(f"{network} is wider than a /{WIDEST[network.version]}: not banned", is_final=False)
@@ -38,7 +38,7 @@ async def objection(network: IPNetwork, allowed: NetworkTable[str]) -> Objection
     return None
 
 
-def _first(network: IPNetwork, networks: dict[IPNetwork, str]) -> tuple[IPNetwork, str] | None:
+def _first(network: IPNetwork, networks: Mapping[IPNetwork, str]) -> tuple[IPNetwork, str] | None:
     matching = (pair for pair in networks.items() if pair[0].version == network.version)
     return next((pair for pair in matching if pair[0].overlaps(network)), None)
 

@@ -39,8 +39,8 @@ REARM = 3600.0
 SLICE = 2_000
 """Entries handled between two turns of the event loop: some 5 ms, and what one nftables message takes."""
 
-AT_ONCE = 250
-"""Orders carried out between two turns of the event loop: to log and record one takes 20 microseconds."""
+AT_ONCE = 150
+"""Orders carried out between two turns of the event loop: to log and record one takes 30 microseconds."""
 
 LONG_LISTING = 50_000
 """Entries from which on a start does not wait for the comparison, where the kernel holds about as many as we want."""

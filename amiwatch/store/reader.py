@@ -384,10 +384,10 @@ class Reader:
         sql = "SELECT sort_key, account, since, until, last_at FROM trust WHERE until > ? ORDER BY last_at"
         return [StoredTrust(key_network(row[0]), *row[1:]) for row in self._fetch(sql, (now,))]
 
-    def pending_requests(self) -> list[Request]:
+    def pending_requests(self, limit: int = -1) -> list[Request]:
         """Return the requests that wait, the oldest first."""
-        sql = f"SELECT {_columns(_RequestRecord)} FROM requests WHERE finished_at IS NULL ORDER BY id"  # noqa: S608
-        return [_request(record) for record in self._rows(_RequestRecord, sql, ())]
+        sql = f"SELECT {_columns(_RequestRecord)} FROM requests WHERE finished_at IS NULL ORDER BY id LIMIT ?"  # noqa: S608
+        return [_request(record) for record in self._rows(_RequestRecord, sql, (limit,))]
 
     def learned_ports(self) -> Iterator[LearnedPort]:
         """List the ports of Asterisk that its events told, in order."""

@@ -248,10 +248,11 @@ class Store(Puts):
         """Return what a person switched on or off, by its name. Raises StoreError."""
         return await self._connection.read(lambda reader: reader.switches())
 
-    async def pending_requests(self) -> list[Request]:
+    async def pending_requests(self, limit: int = -1) -> list[Request]:
         """Return the requests that nobody finished (nor this store was told to finish), oldest first. StoreError."""
         finished = set(self._finished)
-        pending = await self._connection.read(lambda reader: reader.pending_requests())
+        wanted = limit if limit < 0 else limit + len(finished)
+        pending = await self._connection.read(lambda reader: reader.pending_requests(wanted))
         return [request for request in pending if request.id not in finished]
 
     async def data_version(self) -> int:
@@ -368,7 +369,8 @@ class Store(Puts):
                 if statement is statements.BAN:
                     await _insert_bans(db, rows)
                 else:
-                    await db.executemany(statement.sql, [statement.row(*row) for row in rows])
+                    # Not a list: a thousand rows are made by the thread that writes them, not by the event loop.
+                    await db.executemany(statement.sql, (statement.row(*row) for row in rows))
                 if statement is statements.TAMPERED:
                     await db.execute(statements.TRIM_TAMPERED)
                 self._connection.attempt_rows += len(rows) if statement is statements.ATTEMPT else 0
@@ -419,10 +421,10 @@ async def _insert_bans(db: aiosqlite.Connection, rows: Sequence[tuple[Any, ...]]
     """Insert bans with their evidence, and count the enforced ones for the ladder. Ids are given here, for both."""
     last = int(next(iter(await db.execute_fetchall("SELECT coalesce(max(id), 0) FROM bans")))[0])
     numbered = list(enumerate(rows, start=last + 1))
-    await db.executemany(statements.INSERT_BAN, [statements.ban_row(ban_id, *row) for ban_id, row in numbered])
-    evidence = [statements.evidence_row(ban_id, row[0]) for ban_id, row in numbered if row[0].evidence]
+    await db.executemany(statements.INSERT_BAN, (statements.ban_row(ban_id, *row) for ban_id, row in numbered))
+    evidence = (statements.evidence_row(ban_id, row[0]) for ban_id, row in numbered if row[0].evidence)
     await db.executemany(statements.INSERT_EVIDENCE, evidence)
-    enforced = [statements.offender_row(ban) for ban, _, _, is_enforced, _ in rows if is_enforced]
+    enforced = (statements.offender_row(ban) for ban, _, _, is_enforced, _ in rows if is_enforced)
     await db.executemany(statements.COUNT_OFFENDER, enforced)
 
 
