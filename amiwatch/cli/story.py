@@ -187,7 +187,7 @@ def _came(story: Story) -> Iterator[str]:
     moments += [(ban.at, 1, _ban_words(ban)) for ban in story.bans if ban.at >= begin]
     moments += [(ban.ended_at, 3, _lift_words(ban)) for ban in story.bans if ban.ended_at and _is_lifted(ban)]
     moments += [(one.at, 2, f"→ alert {_titled(one)}") for one in merged(story.alerts) if one.at >= begin]
-    moments.sort()
+    moments.sort(key=lambda moment: (round(moment[0], 1), moment[1]))  # attempts are kept to the hundredth, rounded
     if len(moments) > SHOWN:
         yield f"… {len(moments) - SHOWN + 1} earlier (--json has them)"
         moments = moments[-SHOWN + 1 :]

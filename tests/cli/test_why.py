@@ -1,6 +1,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -165,6 +166,19 @@ def test_what_came_is_told_in_the_order_of_time(call, lived):
     assert came[1].startswith("→ banned for ")
     assert came[2].startswith("4 accounts that don't exist ('1', '2', '3', '4'), in 3 s, over TLS")
     assert came[3].endswith("rule 'scan_rush', step 2 of the ladder")
+
+
+def test_what_a_ban_is_for_is_told_before_it_however_its_time_was_rounded(call, fill):
+    at = NOW - 60 + 0.578
+
+    def put(store) -> None:
+        store.put_attempts([replace(make_attempts(count=4), first_at=at + 0.002, last_at=at + 0.002)])
+        store.put_ban(replace(make_ban(), at=at), pbx="pbx", origin="rule", is_enforced=True)
+
+    fill(put)
+    came = lines(call("why", "203.0.113.7").stdout, "what came")
+    assert "doesn't exist" in came[0]
+    assert "→ banned" in came[1]
 
 
 def test_a_ban_that_was_lifted_is_told_with_when_by_whom_and_why(call, fill):
