@@ -9,6 +9,7 @@ Rule 2: memory is bounded whatever arrives.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from itertools import islice
 from math import ceil, inf
 from typing import NamedTuple
@@ -186,6 +187,11 @@ class Breaker:
         if has_known and number >= max(self._mass, self._peak / 2):
             self.until = now + LINGER
         self._begin_minute(now)
+
+    def learn(self, tries: Sequence[int]) -> None:
+        """Take as usual what sources made that were banned before the storm was seen, if they are many of it."""
+        if 3 * len(tries) >= self._storm:
+            self._usual = sum(tries) / len(tries)
 
     def _begin_minute(self, now: float) -> None:
         self._minute, self._tries = now, 0

@@ -44,6 +44,14 @@ from amiwatch.judgement.rules import (
 from amiwatch.judgement.safe import ALWAYS
 from amiwatch.judgement.sources import MAX_DIALOGUES, Dialogue, Source, SourceTable, cut
 from amiwatch.judgement.tally import Tally
+from amiwatch.judgement.trouble import (
+    ROUND_TRIP,
+    has_silent_session,
+    is_back_after_burst,
+    is_in_haste,
+    is_name_of_scanner,
+    silent_sessions,
+)
 from amiwatch.judgement.trust import Trust
 from amiwatch.judgement.values import (
     IPV6_PREFIX,
@@ -242,8 +250,8 @@ class Judge:
         if source is not None:
             dialogue = source.dialogues.pop(hash(event.session), None)
             source.unanswered.pop(hash(event.session), None)
-            if dialogue is not None and dialogue.account is not None and Trust.is_earned_by(event):
-                source.take_back_name(dialogue.account, dialogue.began, event.account)
+            if dialogue is not None and Trust.is_earned_by(event):
+                source.take_back_dialogue(dialogue, event.account)
         found = self._found(key, source, event, now)
         if found is not None and not self._finds.is_over(key, event.account, found, now):
             if found.addresses and source is not None:
@@ -294,6 +302,8 @@ class Judge:
             dialogue.port = event.port
             source.keep(event)
             self.sources.weigh(key, source)
+            if is_back_after_burst(source, now):
+                self._leave_unanswered(key, source, session, event, now)
         return self._overdue(key, source, event, now, total)
 
     def _is_unfollowed(self, key: int, now: float) -> bool:
@@ -312,7 +322,7 @@ class Judge:
         is_late = self._is_named_late(source, dialogue, event)
         if not dialogue.is_new_request(event.account, now):
             return self._overdue(key, source, event, now, source.total)
-        if source.unanswered and event.is_proven:  # in a storm of forged packets everybody looks like that
+        if source.unanswered:
             self._count_unnamed(key, source, event, now)
         if self.trust.covers(key, event.account, now):
             # Its phone logged in with it lately: the account was deleted, or all of them were lost.
@@ -330,19 +340,24 @@ class Judge:
         """
         Count the open challenges of a stranger who is named now as attempts on accounts that don't exist.
 
-        Only those that went to the same port: of phones that begin together behind one address each has its own.
+        Only those that went to the same port: of phones that begin together behind one address each has its own. The
+        lines of a gateway share one, so where a line may have the name, an answer must have had the time to come; who
+        asks again waits for a challenge that got lost.
         """
-        for session, since in list(source.unanswered.items()):
-            dialogue = source.dialogues.get(session)
-            if dialogue is None or dialogue.asked_as != UNKNOWN or dialogue.port != event.port:
-                continue
-            if since > now - NAMED_TIME:
-                self._leave_unanswered(key, source, session, event, now)
-                for part in source.parts(is_proven=dialogue.is_proven):
-                    part.note(ATTEMPTS, since)
-                    part.nameless += 1
-                if now < self._breaker.until:
-                    self._breaker.go_on(key, now)  # what a storm's sources usually send
+        since = now - NAMED_TIME
+        before = [
+            (session, dialogue, at)
+            for session, at in source.unanswered.items()
+            if at > since and (dialogue := source.dialogues.get(session)) is not None
+            if dialogue.asked_as == UNKNOWN and dialogue.port == event.port and not dialogue.asked_again
+        ]
+        if not before or (before[0][2] > now - ROUND_TRIP and not is_name_of_scanner(event.account)):
+            return
+        for session, dialogue, at in before:
+            self._leave_unanswered(key, source, session, event, now)
+            for part in source.parts(is_proven=dialogue.is_proven):
+                part.note(ATTEMPTS, at)
+                part.nameless += 1
 
     def _wrong_answer(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         source = self._source(key, event, now)
@@ -368,7 +383,7 @@ class Judge:
             return ()
         dialogue.is_owed = not is_companion
         for part in source.parts(is_proven=event.is_proven):
-            part.unnamed += 1
+            part.note_unnamed(event.port)
         return self._attempt(key, source, event, now, account=None, dialogue_is="unknown")
 
     def _refused(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
@@ -536,17 +551,33 @@ class Judge:
 
     def _overdue(self, key: int, source: Source, event: SecurityEvent, now: float, total: int) -> Sequence[Verdict]:
         """Count the challenges that were left unanswered for too long; judge if there are now more than ``total``."""
+        if not source.unanswered and source.total == total:
+            return ()
+        said = self._fell_silent(key, source, event, now)
         due = now - self.policy.answer_time
+        if is_in_haste(source):
+            for session in silent_sessions(source, now):
+                self._leave_unanswered(key, source, session, event, now)
         while source.unanswered:
             session, since = next(iter(source.unanswered.items()))
             if since > due and len(source.unanswered) < MAX_DIALOGUES:
                 break
             self._leave_unanswered(key, source, session, event, now)
         if source.total == total or self.trust.has(key, now):
-            return ()
+            return said
         if source.total > 1:
             self.sources.touch(key, source)
-        return self._verdicts.judge(key, source, event, now, (UNANSWERED, ACCOUNTS))
+        return (*said, *self._verdicts.judge(key, source, event, now, (UNANSWERED, ACCOUNTS)))
+
+    def _fell_silent(self, key: int, source: Source, event: SecurityEvent, now: float) -> Sequence[Verdict]:
+        """Tell the breaker that a source answers no challenge: forged packets would look like that."""
+        if event.is_proven or key >= CHAN_SIP or max(source.failed_at, source.silent_at) >= now - QUIET:
+            return ()
+        if not has_silent_session(source, now) or self.trust.has(key, now):
+            return ()
+        source.silent_at = now
+        failure = Failure(now, UNKNOWN, is_believed=False, is_known=False, is_forgeable=True)
+        return self._began_to_fail(failure, event, now)
 
     def _leave_unanswered(self, key: int, source: Source, session: int, event: SecurityEvent, now: float) -> None:
         """Count one challenge that nobody answered, at the time when it was sent."""
@@ -557,6 +588,8 @@ class Judge:
             part.is_hurried |= dialogue.is_hurried
             part.total += 1
             part.note(UNANSWERED, since)
+        if now < self._breaker.until and not dialogue.is_proven:
+            self._breaker.go_on(key, now)  # what a storm's sources usually send
         account = dialogue.asked_as
         self._note(key, event._replace(account=account), "unanswered", since)
         if event.service == "SIP":

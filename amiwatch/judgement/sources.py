@@ -227,9 +227,10 @@ class Windows:
         times = self.times[measure] if measure is not ONE_ACCOUNT else self.kept(measure)
         return times[-limit] if times and len(times) >= limit else None
 
-    def take_back(self, account: str, at: float) -> None:
-        """Forget an attempt made then on this account, which was no offence."""
-        self.accounts.pop(account, None)
+    def take_back(self, account: str | None, at: float) -> None:
+        """Forget an attempt made then on this account, None if it was not told, which was no offence."""
+        if account is not None:
+            self.accounts.pop(account, None)
         times = self.times[ATTEMPTS]
         if times and at in times:
             times.remove(at)
@@ -249,7 +250,7 @@ class Windows:
 class Attempts(Windows):
     """What a source tried: all of it, or the part that is proven."""
 
-    __slots__ = ("again", "guessed", "has_password", "is_hurried", "nameless", "total", "unnamed")
+    __slots__ = ("again", "guessed", "has_password", "is_hurried", "nameless", "port", "row", "total", "unnamed")
 
     def __init__(self) -> None:
         super().__init__()
@@ -261,6 +262,10 @@ class Attempts(Windows):
         """Attempts since it is watched."""
         self.unnamed = 0
         """Those of them that tried a password and whose account Asterisk did not tell."""
+        self.port = 0
+        """From where the last of these came."""
+        self.row = 0
+        """How many of the newest of them came from there."""
         self.nameless = 0
         """Those that tried none, and count because a name came right after them."""
         self.guessed: dict[str, int] = {}
@@ -276,6 +281,12 @@ class Attempts(Windows):
             self.count_each(account[:TEXT_LIMIT], at)
         else:
             self.count(measure, at)
+
+    def note_unnamed(self, port: int) -> None:
+        """Note that a password was tried from this port on an account that Asterisk did not tell."""
+        self.unnamed += 1
+        self.row = self.row + 1 if port and port == self.port else 1
+        self.port = port
 
     def note_guess(self, account: str, passwords: int = 1) -> None:
         """Note that so many passwords were tried on this account, which exists."""
@@ -314,6 +325,7 @@ class Source(Attempts):
         "last_at",
         "names",
         "proven",
+        "silent_at",
         "spared_until",
         "unanswered",
         "weight",
@@ -326,6 +338,8 @@ class Source(Attempts):
         """When it was heard of first, and last."""
         self.failed_at = -inf
         """When it failed last."""
+        self.silent_at = -inf
+        """When it was told to the breaker that it answers no challenge."""
         self.proven: Attempts | None = None
         """The part of its attempts that no forged packet could have made."""
         self.spared_until = 0.0
@@ -366,21 +380,25 @@ class Source(Attempts):
             found = self.dialogues[key] = Dialogue()
         return found
 
-    def take_back_name(self, name: str, at: float, account: str) -> None:
+    def take_back_dialogue(self, dialogue: Dialogue, account: str) -> None:
         """
-        Forget an attempt on an unknown account that turned out to be the name with which ``account`` logs in.
+        Forget an attempt on an unknown account in the dialogue in which ``account`` logs in.
 
-        Each account has one such name: who owns one erases no enumeration with it.
+        Each account has one name under which it was taken for a stranger: who owns one erases no enumeration with it.
         """
+        name, at = dialogue.account, dialogue.began
+        if name is None:
+            at = dialogue.asked_at
+        elif not self._has_name(account[:TEXT_LIMIT], name):
+            return
+        for part in self.parts(is_proven=self.proven is not None):
+            part.take_back(name, at)
+
+    def _has_name(self, account: str, name: str) -> bool:
         names = self.names = self.names or {}
-        account = account[:TEXT_LIMIT]
         if len(names) < HISTORY:
             names.setdefault(account, name)
-        if names.get(account) != name:
-            return
-        self.take_back(name, at)
-        if self.proven is not None:
-            self.proven.take_back(name, at)
+        return names.get(account) == name
 
     def parts(self, *, is_proven: bool) -> tuple[Attempts, ...]:
         """Return what grows with an attempt: the whole, and the proven part if it is proven."""

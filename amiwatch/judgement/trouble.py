@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from statistics import median
 
 from amiwatch.judgement.rules import ATTEMPTS, ONE_ACCOUNT, UNANSWERED, Measure
@@ -84,8 +84,25 @@ one in 1.7 s."""
 BROKEN_PHONES = 3
 """Phones of one site that may be broken at the same time before they are called a guesser's accounts."""
 
+ROUND_TRIP = 0.5
+"""Seconds within which a phone answers a challenge if no packet gets lost, or asks again (T1 of RFC 3261 17.1.1.1)."""
+
+SILENT, SILENT_PROVEN = 1.0, 2.0
+"""Seconds after which who hurries will not answer any more: over UDP a phone that got no challenge asks again after
+``ROUND_TRIP``; elsewhere only TCP does, which shows in no event, and takes longer where a line is full."""
+
+OPEN_AT_ONCE = 12
+"""Open challenges of one source from which on it hurries: calls at a calm pace leave ten open within five seconds."""
+
+BURST_LEAST = 0.5
+"""Shortest pause, in seconds, between a program's requests: what comes at the same moment may be pings of several
+trunks."""
+
 UNNAMED_SHARE = 0.9
 """Share of the attempts that nobody names from which on they are no mistakes of known people."""
+
+_NOBODY = re.compile(r"^\d{1,6}$|['\"`<>(){};=%|\\]")
+"""Extensions, which Asterisk would know, and signs that no line of a gateway has in its name (SQL, line ends)."""
 
 _CALLER = re.compile(rf"\+?\d{{{CALLER_DIGITS},}}|anonymous|unavailable|unknown|restricted|private|", re.IGNORECASE)
 """Callers' numbers, and what stands in their place where they are withheld (RFC 3323 4.1.1.3)."""
@@ -99,6 +116,8 @@ def is_calm_caller(source: Attempts, measure: Measure, begin: float) -> bool:
     names = [*(name for name, at in source.accounts.items() if at >= begin), *source.guessed]
     strange = sum(not _CALLER.fullmatch(name) for name in names)
     at_once = PINGS_AT_ONCE if names and strange == len(names) else CALLS_AT_ONCE
+    if source.nameless and source.total > len(source.kept(ATTEMPTS)):
+        at_once = CALLS_AT_ONCE  # known for longer: the ping of a carrier may have come right after calls
     if len(times) < 2 or len(times) - at_once > (times[-1] - times[0]) * CALM_PACE:
         return False
     return strange < 2  # a carrier pings with a name of its own between the calls
@@ -109,9 +128,57 @@ def is_kept_out(source: Source, part: Attempts) -> bool:
     return not part.accounts and all(event.account != UNKNOWN for event in source.evidence)
 
 
+def is_no_carrier(source: Source) -> bool:
+    """Tell whether what nobody names can be neither calls nor pings, however few have come."""
+    return is_of_a_program(source) or is_hopper(source)
+
+
 def is_hopper(source: Source) -> bool:
     """Tell whether a source takes one address after the other, as far as its evidence tells."""
-    return len({event.source for event in source.evidence}) > CARRIER_HOSTS
+    return source.address.version == 6 and len({event.source for event in source.evidence}) > CARRIER_HOSTS
+
+
+def is_name_of_scanner(account: str) -> bool:
+    """Tell whether a name is one under which no phone registers that logs in with another."""
+    return _NOBODY.search(account) is not None
+
+
+def is_in_haste(source: Source) -> bool:
+    """Tell whether a source leaves more challenges open than calls and pings do."""
+    number = len(source.unanswered)
+    return number >= OPEN_AT_ONCE or (number >= CARRIER_HOSTS and is_hopper(source))
+
+
+def has_silent_session(source: Source, now: float) -> bool:
+    """Tell whether nobody answers the oldest open challenge."""
+    for session, at in source.unanswered.items():
+        return _is_silent(source, session, at, now)
+    return False
+
+
+def silent_sessions(source: Source, now: float) -> list[int]:
+    """List the dialogues of a source that hurries whose challenges nobody will answer."""
+    old = takewhile(lambda each: each[1] <= now - SILENT, source.unanswered.items())
+    return [session for session, at in old if _is_silent(source, session, at, now)]
+
+
+def _is_silent(source: Source, session: int, at: float, now: float) -> bool:
+    dialogue = source.dialogues.get(session)
+    if dialogue is None or dialogue.asked_again:
+        return False
+    return at <= now - (SILENT_PROVEN if dialogue.is_proven else SILENT)
+
+
+def is_back_after_burst(source: Attempts, now: float) -> bool:
+    """
+    Tell whether a source comes again that made one burst of a program, was silent, and did nothing else ever.
+
+    The first four calls of a carrier that brings ten a minute look like that once in some 60,000 carriers.
+    """
+    times = source.times[UNANSWERED] or []
+    if source.total != BURST_SIZE or len(times) != BURST_SIZE or times[-1] > now - BURST_SILENCE:
+        return False
+    return _are_equal(_pauses(times))
 
 
 def is_calm(times: list[float]) -> bool:
@@ -214,6 +281,11 @@ def _is_doubled(times: list[float], begins: list[float]) -> bool:
     return len(times) >= RETRIES * len(begins) - 1
 
 
+def is_of_several(source: Attempts, limit: int) -> bool:
+    """Tell whether the newest passwords on accounts that nobody names came from several phones, or a gateway's."""
+    return source.row < min(source.unnamed, limit)
+
+
 def is_pace_of_phone(source: Source, tries: int, now: float) -> bool:
     """Tell whether so many tries since it is known are what one phone makes."""
     since = source.evidence[0].at if source.evidence else now
@@ -241,8 +313,11 @@ def is_too_early(source: Attempts, measure: Measure) -> bool:
     """Tell whether too few requests that nobody named have come to know calls from a scanner."""
     if measure is not UNANSWERED:
         return False
-    pauses = _pauses((source.times[measure] or [])[-PACE_SAMPLES - 1 :])
-    if are_equal_bursts(pauses[1 - 2 * BURST_SIZE :]):
+    times = (source.times[measure] or [])[-PACE_SAMPLES - 1 :]
+    pauses = _pauses(times)
+    if are_equal_bursts(pauses[1 - 2 * BURST_SIZE :]) or is_of_a_program(source):
+        return False
+    if len(times) - CALLS_AT_ONCE > (times[-1] - times[0]) * CALM_PACE:
         return False
     return len(pauses) < BURST_SAMPLES or (len(pauses) < PACE_SAMPLES and BURST_PAUSE <= median(pauses) < MONITOR_PAUSE)
 
@@ -251,12 +326,26 @@ def are_equal_bursts(pauses: list[float]) -> bool:
     """Tell whether a program made these pauses: the same within two bursts, and one long silence between them."""
     if len(pauses) < 2 * BURST_SIZE - 1:
         return False
-    silence, middle = max(pauses), median(pauses)
+    silence = max(pauses)
     at = pauses.index(silence)
     # A burst of five may begin before the oldest request that is looked at.
-    if silence < BURST_SILENCE or middle >= BURST_PAUSE or not BURST_SIZE - 2 <= at <= BURST_SIZE:
+    if silence < BURST_SILENCE or not BURST_SIZE - 2 <= at <= BURST_SIZE:
         return False
-    return all(abs(each - middle) <= BURST_JITTER * middle for each in pauses[:at] + pauses[at + 1 :])
+    return _are_equal(pauses[:at] + pauses[at + 1 :])
+
+
+def is_of_a_program(source: Attempts) -> bool:
+    """Tell whether all that a source ever sent is a burst of a program, a silence, and one more."""
+    times = source.times[UNANSWERED] or []
+    if not source.total == len(times) == BURST_SIZE + 1 or times[-1] - times[-2] < BURST_SILENCE:
+        return False
+    return _are_equal(_pauses(times[:-1]))
+
+
+def _are_equal(pauses: list[float]) -> bool:
+    """Tell whether these are pauses within bursts of a program."""
+    middle = median(pauses)
+    return BURST_LEAST <= middle < BURST_PAUSE and all(abs(each - middle) <= BURST_JITTER * middle for each in pauses)
 
 
 def is_steady(times: list[float], *, pause: float, samples: int = STEADY_SAMPLES) -> bool:

@@ -47,6 +47,7 @@ from amiwatch.judgement.rules import (
     MINUTE,
     ONE_ACCOUNT,
     TRIPWIRE,
+    UNANSWERED,
     Measure,
     Policy,
     Rule,
@@ -55,6 +56,7 @@ from amiwatch.judgement.rules import (
 from amiwatch.judgement.sources import Attempts, Source, SourceTable, Windows
 from amiwatch.judgement.trouble import (
     BROKEN_PHONES,
+    PHONES_UNKNOWN,
     is_beyond_phones,
     is_broken_site,
     is_calm_caller,
@@ -62,6 +64,8 @@ from amiwatch.judgement.trouble import (
     is_hopper,
     is_kept_out,
     is_like_its_storm,
+    is_no_carrier,
+    is_of_several,
     is_pace_of_phone,
     is_pace_of_site,
     is_steady_phone,
@@ -82,6 +86,9 @@ MOVED_ACCOUNTS, MOVED_SHARE = 2, 0.75
 
 BAD_NEIGHBOURS = 0.5
 """Share of the limits of enumerations that is left for a source in a bad neighbourhood."""
+
+NO_CARRIER = 0.5
+"""Share of the limits for unanswered challenges that is left for who can be no carrier."""
 
 MISTYPED = 2
 """Wrong passwords before a success that are told: one happens every day."""
@@ -155,11 +162,14 @@ class Verdicts:
         is_surely_bad = is_bad and (event.is_proven or self.neighbours.are_bad(key, now, is_proven=True))
         excused: Sequence[Verdict] = ()
         for measure in measures:
-            if source.number(measure) < self._least[measure] and not is_bad:
+            is_strange = measure is UNANSWERED and not is_trusted and is_no_carrier(source)
+            if source.number(measure) < self._least[measure] and not is_bad and not is_strange:
                 continue
             # An office earns patience for its own people, not for an enumeration from its address.
             factor = self._factor(source, measure, is_trusted) if is_bad or is_trusted else 1
             sure = factor if is_surely_bad or is_trusted else 1
+            if is_strange:
+                factor = sure = NO_CARRIER
             for rule, any_rule in self._rules[measure]:
                 if not _is_met(rule, source, factor, now):
                     continue
@@ -200,7 +210,9 @@ class Verdicts:
             return False
         if rule.measure is ACCOUNTS and is_trusted and is_proven:
             return False  # its own accounts were not counted
-        if not is_crowd_of_phones(part, part.unnamed + part.nameless):
+        # A forger may send one and the same name for all.
+        unnamed = PHONES_UNKNOWN if self._breaker.is_storm else part.unnamed + part.nameless
+        if not is_crowd_of_phones(part, unnamed):
             return False
         if not (self._breaker.is_storm or is_trusted or self._breaker.spares_stranger(source.first_at)):
             return False
@@ -222,7 +234,7 @@ class Verdicts:
         may_be_carrier = _CARRIER in rule.unless and not is_hopper(source)
         if may_be_carrier and is_too_early(part, rule.measure):
             return ()
-        if _RETRIES in rule.unless and (part.guessed or part.unnamed or is_crowd_of_phones(part)):
+        if _RETRIES in rule.unless and (part.guessed or is_of_several(part, rule.limit) or is_crowd_of_phones(part)):
             return ()
         if may_be_carrier and not part.has_password and is_calm_caller(part, rule.measure, begin):
             if _RETRIES in rule.unless:
@@ -367,7 +379,10 @@ class Verdicts:
 
     def lift_hasty(self, now: float) -> list[Lift]:
         """Lift the bans of the last minute whose sources belong to the crowd that fails now; they stay suspects."""
-        return [self._lift(hasty, now) for hasty in self._hasty.take(now) if self._was_hasty(hasty, now)]
+        bans = self._hasty.take(now)
+        if self._breaker.is_storm:
+            self._breaker.learn([len(hasty.source.kept(ATTEMPTS)) for hasty in bans if not hasty.ban.is_proven])
+        return [self._lift(hasty, now) for hasty in bans if self._was_hasty(hasty, now)]
 
     def _was_hasty(self, hasty: Hasty, now: float) -> bool:
         ban = hasty.ban

@@ -124,13 +124,13 @@ def unnamed_tries(story: Story, number: int, *, every: float) -> None:
 
 def test_a_scanner_that_freepbx_does_not_name_needs_half_as_many_attempts() -> None:
     alone, story = Story(), Story()
-    unnamed_tries(alone, 7, every=2)
+    unnamed_tries(alone, 7, every=4)
     assert not alone.bans
     bad_neighbourhood(story)
     before = len(story.bans)
-    unnamed_tries(story, 3, every=2)
+    unnamed_tries(story, 3, every=4)
     assert len(story.bans) == before
-    unnamed_tries(story, 1, every=2)
+    unnamed_tries(story, 1, every=4)
     assert len(story.bans) == before + 1
     assert "its neighbours are banned" in story.bans[-1].reason
 

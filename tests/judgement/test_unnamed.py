@@ -25,22 +25,61 @@ def comes(
     return session
 
 
-def test_a_fast_scanner_is_banned_as_soon_as_he_is_named() -> None:
+@pytest.mark.parametrize("transport", ["TCP", "UDP"])
+def test_a_fast_scanner_is_banned_as_soon_as_he_is_named(transport: str) -> None:
     story = Story()
     for number in range(5):
         assert not story.bans
-        comes(story, f"{100 + number}", is_named=number == 4)
+        comes(story, f"{100 + number}", is_named=number == 4, transport=transport)
         story.wait(0.01)
     (ban,) = story.bans
     assert ban.rule == "unknown_rush"
     assert "'104'" in ban.reason
 
 
-def test_packets_that_may_be_forged_count_only_with_their_names() -> None:
+@pytest.mark.parametrize(("name", "every", "tries"), [("x' or 1=1--", 0.01, 5), ("sales", 0.3, 5), ("sales", 0.01, 9)])
+def test_a_name_that_a_line_of_a_gateway_may_have_counts_when_an_answer_had_time(
+    name: str, every: float, tries: int
+) -> None:
     story = Story()
-    for number in range(5):
-        comes(story, f"{100 + number}", is_named=number == 4, transport="UDP")
-        story.wait(0.01)
+    for number in range(tries):
+        assert not story.bans
+        comes(story, name, is_named=number >= 4, transport="UDP")
+        story.wait(every)
+    assert len(story.bans) == 1
+
+
+@pytest.mark.parametrize("transport", ["TCP", "UDP"])
+def test_a_gateway_whose_lines_begin_at_once_is_not_banned(transport: str) -> None:
+    story = Story()
+    for _ in range(3):
+        calls = [comes(story, f"tel-{n}", is_named=n >= 4, transport=transport) for n in range(7)]
+        story.wait(0.3)
+        for number, session in enumerate(calls):
+            story.attempt(Case.RIGHT_PASSWORD, account=f"{number}", source=PHONE, session=session, transport=transport)
+        story.wait(300)
+    assert not story.verdicts
+
+
+def test_phones_whose_answers_get_lost_are_no_stranger_who_is_named_late() -> None:
+    story = Story()
+    calls = [comes(story, f"tel-{n}", is_named=False, transport="UDP") for n in range(4)]
+    story.wait(0.5)
+    for session in calls:
+        story.see(one("ChallengeSent", account=UNKNOWN, source=PHONE, session=session, transport="UDP"))
+    comes(story, "tel-4", is_named=True, transport="UDP")
+    assert not story.bans
+
+
+def test_the_ping_of_a_carrier_among_its_calls_is_not_yet_a_scanner() -> None:
+    story = Story()
+    for _ in range(3):  # it has been here before
+        comes(story, "", is_named=False)
+        story.wait(60)
+    for _ in range(4):
+        comes(story, "", is_named=False)
+        story.wait(0.6)
+    comes(story, "ping", is_named=True)
     assert not story.bans
 
 
@@ -127,6 +166,81 @@ def test_two_bursts_at_equal_pauses_are_a_program(silence: float, transport: str
     assert [ban.rule for ban in story.bans] == ["unanswered"]
 
 
+@pytest.mark.parametrize("transport", ["TCP", "UDP"])
+def test_who_comes_back_after_his_first_burst_is_a_program(transport: str) -> None:
+    story = Story()
+    waits(story, bursts=1, jitter=0.02, transport=transport)
+    comes(story, "", is_named=False, transport=transport)
+    assert [ban.rule for ban in story.bans] == ["unanswered"]
+
+
+@pytest.mark.parametrize(("pause", "silence"), [(0.0, 60.0), (0.2, 60.0), (1.0, 10.0), (3.0, 60.0)])
+def test_a_monitor_with_four_trunks_is_no_program(pause: float, silence: float) -> None:
+    story = Story()
+    for _ in range(2):
+        for _ in range(4):
+            comes(story, "", is_named=False, transport="UDP")
+            story.wait(pause)
+        story.wait(6)
+        story.verdicts += story.judge.sweep(story.now)
+        story.wait(silence - 6)
+    assert not story.bans
+
+
+@pytest.mark.parametrize(("hosts", "is_banned"), [(4, False), (5, True)])
+def test_five_addresses_of_a_network_that_answer_nothing_are_a_hopper(hosts: int, *, is_banned: bool) -> None:
+    story = Story()
+    for number in range(5):
+        comes(story, "", is_named=False, source=f"2001:db8:5::{1 + number % hosts}", transport="UDP")
+        story.wait(2)
+    assert bool(story.bans) is is_banned
+
+
+def test_an_office_with_ipv6_whose_phones_begin_at_once_is_not_banned() -> None:
+    story, calls = Story(), []
+    for number in range(40):
+        source = f"2001:db8:5::{1 + number}"
+        calls.append((source, comes(story, "", is_named=False, source=source, transport="UDP")))
+        story.wait(0.02)
+    for number, (source, session) in enumerate(calls):
+        story.attempt(Case.RIGHT_PASSWORD, account=f"{number}", source=source, session=session)
+    story.wait(60)
+    assert not story.judge.sweep(story.now)
+    assert not story.verdicts
+
+
+@pytest.mark.parametrize(("ports", "is_banned"), [(1, True), (5, False)])
+def test_passwords_that_come_from_one_port_are_not_those_of_an_office(ports: int, *, is_banned: bool) -> None:
+    story = Story()
+    for number in range(5):
+        session, port = new_session(), 5060 + number % ports
+        for kind in ("ChallengeSent", "ChallengeResponseFailed"):
+            story.see(one(kind, account=UNKNOWN, source=PHONE, session=session, port=port))
+        story.wait(1.6)
+    assert [ban.rule for ban in story.bans] == ["unknown_rush"] * is_banned
+
+
+def asks_for_many(story: Story, seconds: int, *, transport: str, repeated: bool = False) -> None:
+    """Let first requests for accounts that exist come, twenty a second, and nothing else."""
+    for number in range(20 * seconds):
+        details = {"account": f"{1000 + number}", "session": new_session(), "source": PHONE, "transport": transport}
+        story.see(*[one("ChallengeSent", **details)] * (1 + repeated))
+        story.wait(0.05)
+
+
+@pytest.mark.parametrize(("transport", "seconds"), [("UDP", 3), ("TCP", 4)])
+def test_who_asks_for_many_accounts_and_answers_nothing_is_banned_within_seconds(transport: str, seconds: int) -> None:
+    story = Story()
+    asks_for_many(story, seconds, transport=transport)
+    assert [ban.rule for ban in story.bans] == ["unanswered"]
+
+
+def test_phones_that_ask_again_are_waited_for() -> None:
+    story = Story()
+    asks_for_many(story, 3, transport="UDP", repeated=True)
+    assert not story.bans
+
+
 def test_two_bursts_at_random_are_not_yet() -> None:
     story = Story()
     waits(story, bursts=2, jitter=0.5)
@@ -158,13 +272,27 @@ def test_calls_at_random_are_no_program() -> None:
     assert not any(are_equal_bursts(pauses[at : at + 7]) for at in range(len(pauses)))
 
 
-def test_a_storm_of_forged_strangers_bans_nobody_where_they_are_named_late() -> None:
+@pytest.mark.parametrize("name", ["{}", "sales", "7777"])
+@pytest.mark.parametrize("at_once", [1, 10, 100])
+def test_a_storm_of_forged_strangers_bans_nobody_where_they_are_named_late(at_once: int, name: str) -> None:
     story = Story()
-    for turn in range(8):
-        for number in range(100):
-            story.wait(0.005)
-            details = {"source": f"198.51.100.{number + 1}", "session": f"{number}-{turn}"}
-            named = [one("InvalidAccountID", account=str(100 + turn), **details)] if turn >= 4 else []
-            story.see(*named, one("ChallengeSent", account=UNKNOWN, **details))
+    for first in range(0, 100, at_once):
+        for turn in range(8):
+            for number in range(first, first + at_once):
+                story.wait(0.005)
+                details = {"source": f"198.51.{number}.1", "session": f"{number}-{turn}"}
+                named = [one("InvalidAccountID", account=name.format(100 + turn), **details)] if turn >= 4 else []
+                story.see(*named, one("ChallengeSent", account=UNKNOWN, **details))
     assert story.kinds() == ["unproven_storm"]
     assert len(story.judge.ledger) == 0
+
+
+def test_a_storm_of_requests_that_are_never_named_is_seen() -> None:
+    story = Story()
+    for _ in range(14):
+        for number in range(40):
+            story.wait(0.1)
+            comes(story, "", is_named=False, source=f"198.51.{number}.1", transport="UDP")
+        story.verdicts += story.judge.sweep(story.now)
+    assert story.kinds() == ["unproven_storm"]
+    assert not story.bans
