@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 CAP_NET_ADMIN = 12
 """Its bit in /proc/self/status (capabilities(7))."""
 
+LEGACY = {
+    Path("/proc/net/ip_tables_names"): "iptables-legacy-save",
+    Path("/proc/net/ip6_tables_names"): "ip6tables-legacy-save",
+}
+"""Where the kernel names the tables of the older iptables, and what lists the rules in them."""
+
 NEARLY_FULL = 0.9
 """Share of a set from which on it is too small."""
 
@@ -74,6 +80,8 @@ async def kernel(settings: Settings) -> list[Finding]:
     left = await _leftovers(firewall.name, settings.set_name)
     return [
         *_abilities(settings, firewall.name),
+        *await _programs(),
+        *_other_settings(settings, firewall.name),
         *found,
         *rules,
         *_beside(firewall.name),
@@ -127,6 +135,43 @@ def _abilities(settings: Settings, chosen: str) -> Iterator[Finding]:
             yield Finding(name, Mark.DOUBT, f"does not work here: {fault}")
         else:
             yield Finding(name, Mark.GOOD, f"works here{use}")
+
+
+def _other_settings(settings: Settings, chosen: str) -> Iterator[Finding]:
+    """Find a daemon that was started with another firewall: then all that follows looks in the wrong place."""
+    with suppress(StoreError):
+        running = living(settings.database)
+        if running is not None and running.firewall not in (chosen, ""):
+            text = f"the daemon that runs uses {running.firewall}, these settings say {chosen}"
+            yield Finding("firewall", Mark.BAD, text, "restart the daemon, or give this command the daemon's settings")
+
+
+async def _programs() -> list[Finding]:
+    """Say which iptables is here, and whether the older one has rules beside it."""
+    from amiwatch.firewall import iptables
+
+    try:
+        version = (await iptables.run([iptables.PROGRAMS[4], "--version"])).strip()
+    except FirewallError:
+        return []  # whoever needs it is told above
+    older = await _legacy_rules() if "legacy" not in version else 0
+    if not older:
+        return [Finding("iptables", Mark.GOOD, version)]
+    text = f"{version}; iptables-legacy has {counted(older, 'rule')}, too, and both are in force"
+    return [Finding("iptables", Mark.DOUBT, text, "'iptables -S' does not show them: look at iptables-legacy-save")]
+
+
+async def _legacy_rules() -> int:
+    """Count the rules of the older iptables; 0 also where it was never used, for to ask it would load its modules."""
+    from amiwatch.firewall import iptables
+
+    found = 0
+    for names, program in LEGACY.items():
+        with suppress(OSError, FirewallError):
+            if names.read_text(encoding="ascii").strip():
+                lines = (await iptables.run([program])).splitlines()
+                found += sum(line.startswith("-A") for line in lines)
+    return found
 
 
 async def _sets(firewall: IpsetFirewall | NftablesFirewall) -> tuple[list[SetState], list[Finding]]:

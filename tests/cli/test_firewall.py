@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import time
@@ -195,6 +196,32 @@ def test_a_set_of_our_name_that_somebody_else_made_is_bad(kernel, backend: str, 
     assert "✗ sets The set 'cli4'" in checked
     assert "is not ours to use" in checked
     assert "give amiwatch another set name" in checked
+
+
+@pytest.mark.kernel
+def test_a_daemon_with_another_firewall_than_the_settings_is_bad(kernel, fill):
+    now = time.time()
+    fill(lambda store: store.put_status(Status(os.getpid(), now, now, "enforce", "1", "nftables", {})))
+    checked = " ".join(kernel("check").stdout.split())
+    assert "✗ firewall the daemon that runs uses nftables, these settings say ipset" in checked
+    assert "the daemon that runs uses" not in kernel("check", AMIWATCH_FIREWALL="nftables").stdout
+
+
+@pytest.mark.kernel
+def test_rules_of_the_older_iptables_beside_those_of_today_are_told(kernel):
+    def legacy(*arguments: str) -> None:
+        subprocess.run(["iptables-legacy", *arguments], check=True, env={"PATH": SBIN}, capture_output=True)
+
+    if shutil.which("iptables-legacy", path=SBIN) is None or "legacy" in kernel("check").stdout:
+        pytest.skip("there is no iptables-legacy beside another iptables")
+    assert "✓ iptables  iptables v" in kernel("check").stdout
+    legacy("-A", "INPUT", "-p", "tcp", "--dport", "9", "-j", "ACCEPT")
+    try:
+        checked = " ".join(kernel("check").stdout.split())
+    finally:
+        legacy("-D", "INPUT", "-p", "tcp", "--dport", "9", "-j", "ACCEPT")
+    assert "; iptables-legacy has 1 rule, too, and both are in force" in checked
+    assert "iptables-legacy" not in kernel("check").stdout
 
 
 @pytest.mark.kernel
