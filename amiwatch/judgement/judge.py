@@ -19,15 +19,12 @@ from typing import Literal
 from amiwatch.judgement.campaigns import GIVEN_UP, Campaigns
 from amiwatch.judgement.counters import Counters
 from amiwatch.judgement.crowds import KNOWN, QUIET, Breaker, Failure
-from amiwatch.judgement.found import Finds, Found
 from amiwatch.judgement.ledger import Ledger
 from amiwatch.judgement.networks import WIDE, NetworkTable, source_key, wide_key
 from amiwatch.judgement.reasons import (
     aor_reason,
     attacked_reason,
-    found_reason,
     mass_reason,
-    mistyped_reason,
 )
 from amiwatch.judgement.rules import (
     ACCOUNTS,
@@ -43,6 +40,7 @@ from amiwatch.judgement.rules import (
 )
 from amiwatch.judgement.safe import ALWAYS
 from amiwatch.judgement.sources import MAX_DIALOGUES, Dialogue, Source, SourceTable, cut
+from amiwatch.judgement.successes import Successes
 from amiwatch.judgement.tally import Tally
 from amiwatch.judgement.trouble import (
     ROUND_TRIP,
@@ -118,7 +116,6 @@ class Judge:
         """Source → first requests for accounts that exist since it last answered a challenge."""
         self._broken: OrderedDict[str, float] = OrderedDict()
         """SessionIDs of requests that broke a message → when."""
-        self._finds = Finds()
         self._campaigns = Campaigns(policy)
         self._verdicts = Verdicts(
             policy,
@@ -128,6 +125,13 @@ class Judge:
             breaker=self._breaker,
             counters=self.counters,
             random=random,
+        )
+        self._successes = Successes(
+            policy,
+            trust=self.trust,
+            campaigns=self._campaigns,
+            breaker=self._breaker,
+            alarms=self._verdicts.alarms,
         )
         self.ladder = self._verdicts.ladder
         self.alarms = self._verdicts.alarms
@@ -144,6 +148,7 @@ class Judge:
         self._verdicts.adopt(policy)
         self._breaker.adopt(policy)
         self._campaigns.adopt(policy)
+        self._successes.policy = policy
         self.sources.limit = policy.max_sources
         self._longest = longest(policy.rules)
         self._is_wide = policy.ipv6_prefix < IPV6_PREFIX
@@ -169,7 +174,7 @@ class Judge:
         if self.ledger.is_banned(key, event.source, now):
             counters.repeats += 1
             self.repeats.append((cut(event), now, self.tally.pbx))
-            return ()
+            return self._logs_in_though_banned(key, event, now) if event.kind == "SuccessfulAuth" else ()
         read = self._readers.get((event.service, event.kind))
         if read is None:
             return ()
@@ -252,35 +257,18 @@ class Judge:
             source.unanswered.pop(hash(event.session), None)
             if dialogue is not None and Trust.is_earned_by(event):
                 source.take_back_dialogue(dialogue, event.account)
-        found = self._found(key, source, event, now)
-        if found is not None and not self._finds.is_over(key, event.account, found, now):
-            if found.addresses and source is not None:
-                source.forgive(event.account)  # no ban of the campaign for who logs in
-            return self._alarm(key, event, found, now)
-        if source is not None:
-            tried = source.forgive(event.account)
-            if found is None and self._verdicts.has_mistyped(key, source, tried, now):
-                why = mistyped_reason(event.account, tried)
-                said = self.alarms.tell("mistyped_password", key, event, now, lambda: why)
+        if source is not None or self._campaigns.has_attacked:
+            said, is_welcome = self._successes.judge(key, _own_key(key, event), source, event, now)
+            if not is_welcome:
+                return said
         if Trust.is_earned_by(event):
             self.trust.grant(_own_key(key, event), event.account, now)
         return said
 
-    def _found(self, key: int, source: Source | None, event: SecurityEvent, now: float) -> Found | None:
-        """Return what was guessed before a success, here or, at the same account, from many addresses."""
-        found = None if source is None else self._verdicts.found_password(key, source, event, now)
-        if found is not None or not self._campaigns.has_attacked or not Trust.is_earned_by(event):
-            return found
-        account = event.account[:TEXT_LIMIT]
-        if self.trust.has(_own_key(key, event), now) or not self._campaigns.is_attacked(account, now):
-            return None
-        tried, accounts = (0, 0) if source is None else source.guesses(account)
-        return Found(tried, accounts, is_phone=False, is_proven=False, addresses=self.policy.attacked_by)
-
-    def _alarm(self, key: int, event: SecurityEvent, found: Found, now: float) -> Sequence[Verdict]:
-        # A phone that roams while its account is attacked is one alarm, not one at each address.
-        each = hash((None if found.addresses else key, event.account))
-        return self.alarms.tell("password_found", each, event, now, lambda: found_reason(event, found))
+    def _logs_in_though_banned(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
+        counted = wide_key(key, self.policy.ipv6_prefix) if self._is_wide and key < 0 else key
+        source = self.sources.get(counted)
+        return () if source is None else self._successes.judge_banned(counted, key, source, event, now)
 
     def _challenged(self, key: int, event: SecurityEvent, now: float) -> Sequence[Verdict]:
         """Note a challenge for ``<unknown>``: honest if a success follows, the trace of a scanner if none ever does."""

@@ -164,6 +164,10 @@ class Trust:
         since = now - self.trust_time
         return [name for name, at in reversed(self._sources.get(key, {}).items()) if at > since]
 
+    def is_shared(self, key: int, now: float, limit: int) -> bool:
+        """Tell whether so many accounts logged in lately from one source; 0 for never."""
+        return limit > 0 and len(self.accounts(key, now)) >= limit
+
     def items(self) -> Iterator[tuple[int, str, float]]:
         """List source, account and time of the last login of all that is remembered."""
         for key, accounts in self._sources.items():

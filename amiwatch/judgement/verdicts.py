@@ -18,7 +18,6 @@ from amiwatch.judgement.alarms import Alarms, Ceiling
 from amiwatch.judgement.campaigns import FEW
 from amiwatch.judgement.counters import Counters
 from amiwatch.judgement.crowds import Breaker
-from amiwatch.judgement.found import Found
 from amiwatch.judgement.hasty import Hasty, HastyBans
 from amiwatch.judgement.ladder import Ladder
 from amiwatch.judgement.ledger import Ledger
@@ -66,7 +65,6 @@ from amiwatch.judgement.trouble import (
     is_like_its_storm,
     is_no_carrier,
     is_of_several,
-    is_pace_of_phone,
     is_pace_of_site,
     is_steady_phone,
     is_too_early,
@@ -89,9 +87,6 @@ BAD_NEIGHBOURS = 0.5
 
 NO_CARRIER = 0.5
 """Share of the limits for unanswered challenges that is left for who can be no carrier."""
-
-MISTYPED = 2
-"""Wrong passwords before a success that are told: one happens every day."""
 
 
 class Verdicts:
@@ -271,8 +266,7 @@ class Verdicts:
         return home if self._trust.heard(home) <= now - self.policy.moved_time else None
 
     def _is_shared(self, key: int, now: float) -> bool:
-        limit = self.policy.shared_accounts
-        return limit > 0 and len(self._trust.accounts(key, now)) >= limit
+        return self._trust.is_shared(key, now, self.policy.shared_accounts)
 
     def _spare_trusted(
         self, key: int, source: Source, rule: Rule, event: SecurityEvent, now: float, is_proven: bool
@@ -406,30 +400,6 @@ class Verdicts:
         self._sources.weigh(key, source)
         self.neighbours.forget(key)
         return Lift(ban.network, ban.address, now, level, lift_reason(ban))
-
-    def found_password(self, key: int, source: Source, event: SecurityEvent, now: float) -> Found | None:
-        """Return what was guessed before, if a source succeeds after many guesses: it has found a password."""
-        tried, accounts = guesses = source.guesses(event.account)
-        is_trusted, enough = self._trust.has(key, now), self.policy.found_after
-        if is_trusted:
-            accounts //= self.policy.trust_factor  # in a call centre several people mistype at the same time
-        if max(tried, accounts) < enough or event.service == "AMI" or self._trust.covers(key, event.account, now):
-            return None
-        if source.is_of_a_crowd and is_pace_of_phone(source, tried, now):
-            return None  # it works again after a mass failure
-        if tried < enough and self._is_shared(key, now):
-            return None  # the other accounts may be anybody's
-        is_phone = is_steady_phone(source) or is_broken_site(source)
-        if is_trusted and is_phone:
-            return None  # somebody corrected it
-        is_proven = source.proven is not None and max(source.proven.guesses(event.account)) >= enough
-        return Found(*guesses, is_phone=is_phone, is_proven=is_proven)
-
-    def has_mistyped(self, key: int, source: Source, tried: int, now: float) -> bool:
-        """Tell whether a success after some guesses is worth a word: nobody knows the source, and it is alone."""
-        if tried < MISTYPED or source.is_of_a_crowd or now < self._breaker.until:
-            return False
-        return not (self._trust.has(key, now) or is_steady_phone(source))
 
 
 def _next_minute(now: float) -> float:

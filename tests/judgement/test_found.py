@@ -164,6 +164,33 @@ def test_a_mass_failure_excuses_no_password_that_is_found_later() -> None:
     assert story.kinds() == ["mass_failure", "password_found"]
 
 
+@pytest.mark.parametrize("prefix", [48, 64])
+@pytest.mark.parametrize("source", [ATTACKER, "2001:db8::66"])
+def test_who_guessed_and_logs_in_though_he_is_banned_is_alarmed_at_once(source: str, prefix: int) -> None:
+    """In observe mode nothing drops him; and a ban may not work."""
+    story = Story(ipv6_prefix=prefix)
+    story.tries(Case.WRONG_PASSWORD, ["1001"] * 10, every=1, source=source)
+    assert len(story.bans) == 1
+    for _ in range(3):
+        logs_in(story, source)
+        story.wait(60)
+    assert story.kinds() == ["password_found"]
+    assert not accounts(story, source)
+
+
+def test_a_scanner_that_guessed_nothing_and_a_phone_beside_an_offender_raise_no_alarm_while_they_are_banned() -> None:
+    story = Story()
+    story.tries(Case.UNKNOWN_ACCOUNT, [str(number) for number in range(100, 105)], every=1)
+    logs_in(story, PHONE, transport="TLS")
+    story.tries(
+        Case.UNKNOWN_ACCOUNT_ANSWERED, [f"x{number}" for number in range(40)], every=1, source=PHONE, transport="TLS"
+    )
+    assert len(story.bans) == 2
+    for source in (ATTACKER, PHONE):
+        logs_in(story, source, transport="TLS")
+    assert "password_found" not in story.kinds()
+
+
 # Many addresses, of which each guesses once.
 
 
