@@ -24,7 +24,7 @@ from amiwatch.errors import ConfigurationError, FirewallError, StoreError
 from amiwatch.firewall.base import parts
 from amiwatch.judgement.networks import source_key
 from amiwatch.judgement.reasons import duration
-from amiwatch.judgement.values import FORCED, IPV6_PREFIX, MANUAL, Ban, IPNetwork
+from amiwatch.judgement.values import FORCED, IPV6_PREFIX, MANUAL, Ban, IPNetwork, source_network
 from amiwatch.store.records import FOR_EVER, AllowEntry, Panic, Request, Trial
 from amiwatch.store.writer import Store
 
@@ -267,7 +267,8 @@ class Clerk:
         around = " and ".join(map(str, wider))
         await self._lift_all(found or [network], by=request.asked_by, reason=request.comment or "unbanned")
         if not found:
-            why = f"lies in the banned {around}: unban that" if around else "was not banned, nor anything inside it"
+            inside = "" if source_network(network.network_address) == network else ", nor anything inside it"
+            why = f"lies in the banned {around}: unban that" if around else f"was not banned{inside}"
             return Answer(f"{network} {why}", is_done=False)
         inside = [each for each in found if each != network]
         text = f"{network} unbanned" if network in found else f"{network} itself was not banned"

@@ -48,7 +48,10 @@ def test_an_unban_ends_a_ban_and_a_second_one_is_a_no(call, fill):
     fill(lambda store: store.put_ban(make_ban(), pbx="", origin="rule", is_enforced=True))
     assert call("unban", "203.0.113.7").stdout == "203.0.113.7/32 unbanned\n"
     assert call("bans", "203.0.113.7").exit_code == 1
-    assert call("unban", "203.0.113.7").exit_code == 1
+    again = call("unban", "203.0.113.7")
+    assert (again.exit_code, again.stderr) == (1, "amiwatch: 203.0.113.7/32 was not banned\n")
+    network = call("unban", "203.0.113.0/24")
+    assert network.stderr == "amiwatch: 203.0.113.0/24 was not banned, nor anything inside it\n"
 
 
 def test_all_are_unbanned_only_by_who_is_sure(call, fill):
