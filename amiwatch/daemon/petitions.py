@@ -267,8 +267,8 @@ class Clerk:
         around = " and ".join(map(str, wider))
         await self._lift_all(found or [network], by=request.asked_by, reason=request.comment or "unbanned")
         if not found:
-            inside = "" if source_network(network.network_address) == network else ", nor anything inside it"
-            why = f"lies in the banned {around}: unban that" if around else f"was not banned{inside}"
+            more = "" if source_network(network.network_address) == network else ", nor anything inside it"
+            why = f"lies in the banned {around}: unban that" if around else f"was not banned{more}"
             return Answer(f"{network} {why}", is_done=False)
         inside = [each for each in found if each != network]
         text = f"{network} unbanned" if network in found else f"{network} itself was not banned"
