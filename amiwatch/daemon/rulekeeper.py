@@ -30,7 +30,7 @@ RULE_TIME = 2.5
 ASK_SOON, ASK_SELDOM = 3.0, 60.0
 """Seconds until root is asked again, because the rule is still missing, or somebody changed rules once more and ours
 may not be the first any more: each time twice as many, up to the second, for each costs the start of a program (half a
-second of a core), and fail2ban changes rules with each of its bans. Begun anew when so long nobody was asked."""
+second of a core), and fail2ban changes rules with each of its bans. Begun anew after twice as long without one."""
 
 COMMITTED = 2.0
 """Seconds until the database surely has what root's step reads there, such as a port that was learned."""
@@ -142,7 +142,7 @@ class RuleKeeper:
         self._is_due, rest = self._asks, perf_counter() - self._asked_at
         if not self._asks or rest < self._ask_pause:
             return
-        self._ask_pause = min(2 * self._ask_pause, ASK_SELDOM) if rest < ASK_SELDOM else ASK_SOON
+        self._ask_pause = min(2 * self._ask_pause, ASK_SELDOM) if rest < 2 * ASK_SELDOM else ASK_SOON
         self._asked_at, self._is_due = perf_counter(), self._is_said
         systemd.ask_for_rule()
 
