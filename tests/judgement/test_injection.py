@@ -8,7 +8,7 @@ from amiwatch.judgement.rules import Policy
 from amiwatch.judgement.values import Ban, SecurityEvent
 from amiwatch.testing.builders import Case
 from tests.corpus import recording
-from tests.judgement.stories import ATTACKER, PHONE, Story, logs_in, new_session
+from tests.judgement.stories import ATTACKER, PHONE, Story, logs_in, new_session, one
 
 
 def injects(story: Story, *, source: str = ATTACKER, transport: str = "TLS") -> None:
@@ -67,3 +67,20 @@ def test_an_office_in_whose_name_somebody_injects_over_udp_is_not_banned() -> No
     for _ in range(50):
         injects(story, source=PHONE, transport="UDP")
     assert not story.bans
+
+
+@pytest.mark.parametrize("transport", ["TLS", "UDP"])
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_a_phone_whose_call_id_an_injector_knows_is_not_banned(is_trusted: bool, transport: str) -> None:
+    """On FreePBX it is asked as <unknown> first, which counts as an account where a message broke with its Call-ID."""
+    story = Story()
+    if is_trusted:
+        logs_in(story, PHONE, transport=transport)
+    for _ in range(500):
+        story.judge.refuse("its-call-id", story.now)
+        details = {"source": PHONE, "session": "its-call-id", "transport": transport}
+        story.attempt(Case.UNMATCHED, **details)
+        story.wait(0.1)
+        story.see(one("SuccessfulAuth", account="1001", UsingPassword="1", **details))
+        story.wait(60)
+    assert not story.verdicts
