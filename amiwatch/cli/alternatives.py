@@ -72,8 +72,18 @@ def read_alternatives(call: Call, policies: Sequence[str], changes: Sequence[str
     ]
 
 
+def doubts(alternatives: Sequence[Alternative]) -> Iterator[str]:
+    """List what is no mistake in the changed settings, but perhaps not meant: each once, and not what is in force."""
+    known = set(alternatives[0].settings.warnings)
+    for one in alternatives[1:]:
+        for doubt in one.settings.warnings:
+            if doubt not in known:
+                known.add(doubt)
+                yield doubt
+
+
 def _overrides(text: str) -> dict[str, Any]:
-    """Read ``policy=closed rules.scan.limit=8``: names as in TOML or as variables. Raises UsageError."""
+    """Read ``policy=closed rules.guess.limit=5``: names as in TOML or as variables. Raises UsageError."""
     root: dict[str, Any] = {}
     try:
         words = shlex.split(text)
@@ -82,7 +92,7 @@ def _overrides(text: str) -> dict[str, Any]:
     for word in words or [text]:
         name, equals, value = word.partition("=")
         if not equals or not name:
-            raise UsageError(f"--with {word!r} changes no setting: write for example rules.scan.limit=8.")
+            raise UsageError(f"--with {word!r} changes no setting: write for example rules.guess.limit=5.")
         *above, last = name.lower().removeprefix(PREFIX.lower()).replace(DELIMITER, ".").split(".")
         place = root
         for part in above:

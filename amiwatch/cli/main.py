@@ -135,7 +135,7 @@ def replay(
     changes: Annotated[
         list[str] | None,
         typer.Option(
-            "--with", "-w", metavar="CHANGES", help="Also with settings changed: 'rules.scan.limit=8 trust_factor=2'."
+            "--with", "-w", metavar="CHANGES", help="Also with settings changed: 'rules.guess.limit=5 trust_factor=2'."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from amiwatch.cli.alternatives import Alternative, Effect, judged, read_alternatives
+from amiwatch.cli.alternatives import Alternative, Effect, doubts, judged, read_alternatives
 from amiwatch.cli.call import instant
 from amiwatch.cli.comparison import show_end, show_verdicts
 from amiwatch.cli.progress import Progress
 from amiwatch.cli.protection import never_banned
 from amiwatch.cli.recorded import CutShort, Recordings
-from amiwatch.cli.text import counted, local
+from amiwatch.cli.text import complain, counted, local
 from amiwatch.errors import UsageError
 from amiwatch.judgement.history import Logins, Rerun, events_of
 from amiwatch.judgement.networks import source_key
@@ -50,6 +50,8 @@ def replay(
     if until is not None and since is None:
         raise UsageError("--until belongs to --since.")
     alternatives = read_alternatives(context.obj, policies, changes)
+    for doubt in doubts(alternatives):
+        complain(doubt)
     logins = Logins()
     if since is None:
         _replay_recordings(files, alternatives, logins, as_json=as_json)

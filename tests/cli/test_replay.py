@@ -271,6 +271,17 @@ def test_changed_settings_are_named_as_in_toml_or_as_variables(changes: str) -> 
     assert [one["sources"] for one in records if one["type"] == "alternative"] == [0, 1]
 
 
+def test_a_change_that_can_not_decide_is_said_for_else_its_result_would_deceive() -> None:
+    change = "rules.scan.limit=8"
+    done = replay("-", "--with", change, "--with", f"{change} trust_factor=2", "--policy", "closed", data=scan(9))
+    assert done.returncode == 0
+    assert done.stderr == (
+        "amiwatch: AMIWATCH_RULES__SCAN__LIMIT: 8 in 10m never decides, for the rule 'scan_day' does at 5 in 24h; "
+        "raise that, too\n"
+    )
+    assert replay("-", "--with", "rules.guess.limit=5", data=scan(9)).stderr == ""
+
+
 @pytest.mark.parametrize("name", sorted(POLICIES))
 def test_every_policy_can_be_tried(name: str) -> None:
     assert f"\n{name}" in replay("-", "--policy", name, data=scan(60, transport="UDP")).stdout
@@ -283,7 +294,7 @@ def test_every_policy_can_be_tried(name: str) -> None:
         (["-", "--since", "7d"], 2, "one of the two"),
         (["-", "--until", "7d"], 2, "--until belongs to --since"),
         (["-", "--policy", "offices"], 78, "'offices' is not known; write one of"),
-        (["-", "--with", "rules.scan.limit"], 2, "write for example rules.scan.limit=8"),
+        (["-", "--with", "rules.scan.limit"], 2, "write for example rules.guess.limit=5"),
         (["-", "--with", "scan_limit=8"], 78, "AMIWATCH_SCAN_LIMIT: there is no such setting"),
         (["-", "--with", "rules.scan.limit=x"], 78, "'x' is no whole number"),
         (["-", "--with", "policy='"], 2, "close the quotes"),
