@@ -27,6 +27,9 @@ from amiwatch.judgement.values import TEXT_LIMIT, Alert, IPAddress, SecurityEven
 MAX_ALERTS = 10_000
 """Alerts remembered to keep that pause."""
 
+MAX_CEILINGS = 10_000
+"""Ceilings kept (2 MB): some dozens, and one for each account whose password was found. Then all begin anew."""
+
 FOUND = "password_found"
 """Each must be heard, and no forged packet can raise it: it has a ceiling for each account, which who has one password
 can reach for this account only. It comes once a ``PROBATION``: who uses what he found logs in every few minutes."""
@@ -88,6 +91,8 @@ class Alarms:
     def _hold_back(self, kind: str, standing: str, now: float) -> Sequence[Verdict] | None:
         """Return what takes the place of one alert too many of its kind, often nothing; None if it is not."""
         most = self.policy.alerts_a_minute
+        if len(self._ceilings) > MAX_CEILINGS:
+            self._ceilings.clear()
         if self._ceilings[kind, standing].take(now, most):
             return None
         self._counters.alerts_held_back += 1

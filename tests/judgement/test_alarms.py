@@ -155,3 +155,11 @@ def test_a_flood_of_many_kinds_is_bounded(transport: str) -> None:
         for case in (Case.FULL_AOR, Case.SIP_NO_ANSWER, Case.WRONG_PASSWORD, Case.UNKNOWN_ACCOUNT):
             story.attempt(case, source=source, account=str(number % 50), transport=transport)
     assert len(story.alerts) <= 3 * len(ALERTS) * ALERTS_A_MINUTE
+
+
+def test_the_ceilings_of_accounts_are_bounded() -> None:
+    story = Story()
+    for number in range(alarms.MAX_CEILINGS + 10):
+        event = one("SuccessfulAuth", account=str(number))
+        story.judge.alarms.tell("password_found", number, event, story.now, lambda: "found")
+    assert len(story.judge.alarms._ceilings) <= alarms.MAX_CEILINGS + 1

@@ -24,6 +24,7 @@ SMALL = Policy(max_sources=20, max_trusted=20, max_offenders=20, unproven_entrie
 def bounds(policy: Policy) -> dict[str, int]:
     """Return what each container may hold at most; ``{}`` and ``[]`` are the containers inside one."""
     return {
+        "Alarms._ceilings": alarms.MAX_CEILINGS + 1,
         "Alarms._said": alarms.MAX_ALERTS,
         **{f"Breaker.{name}": crowds.MAX_FAILING for name in ("_believed", "_failing", "_known")},
         "Breaker._onsets": max(policy.storm, policy.mass_failure),
@@ -69,7 +70,7 @@ def bounds(policy: Policy) -> dict[str, int]:
     }
 
 
-SETTLED = ("Policy.", "Rule.", "NetworkTable.", "Verdicts._rules", "Judge._readers", "Judge._tripwires", "Alarms._ceil")
+SETTLED = ("Policy.", "Rule.", "NetworkTable.", "Verdicts._rules", "Judge._readers", "Judge._tripwires")
 """What the configuration fills, and no event."""
 
 BY_THE_FIREWALL = ("Ledger._sources", "Ledger._ends")
