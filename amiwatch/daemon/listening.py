@@ -1,14 +1,18 @@
 """
-Which ports of this machine are whose: what must never be learned as a port of Asterisk.
+Which ports of this machine are whose: what must never be learned as a port of Asterisk; and who is connected to ssh.
 
 Rule 1: what can't be read is left out; port 22 is ssh's in any case.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from ipaddress import ip_address, ip_network
 from pathlib import Path
+
+from amiwatch.judgement.values import IPAddress, IPNetwork
 
 SSH = 22
 
@@ -16,8 +20,10 @@ SSH_CONFIG = Path("/etc/ssh")
 
 SSH_PROGRAMS = frozenset({"sshd", "dropbear"})
 
-_LISTENING = "0A"
-"""TCP_LISTEN, as /proc/net/tcp writes it (proc_net_tcp.txt)."""
+CONNECTED = "where an ssh connection to this machine comes from"
+
+_LISTENING, _ESTABLISHED = "0A", "01"
+"""TCP_LISTEN and TCP_ESTABLISHED, as /proc/net/tcp writes them (proc_net_tcp.txt)."""
 
 USUAL_RANGE = (32768, 60999)
 """Ports that Linux gives to outgoing connections, unless somebody changed it (ip-sysctl.txt)."""
@@ -26,6 +32,26 @@ USUAL_RANGE = (32768, 60999)
 def ssh_ports() -> set[int]:
     """Return the ports by which people administer this machine: as configured, and as they are open now."""
     return {SSH, *_configured(), *_open()}
+
+
+def ssh_connections() -> dict[IPNetwork, str]:
+    """
+    Return from where somebody has a connection to an ssh port here, with the words that say so.
+
+    It may be somebody who only tries to log in. But it is all that a container, and a machine without logind, tells of
+    who is logged in, and it is the address of today where a terminal (tmux) was begun from another one.
+    """
+    ports = ssh_ports()
+    peers = [_address(remote) for local, remote, state, _ in _tcp() if state == _ESTABLISHED and _port(local) in ports]
+    return {ip_network(peer): CONNECTED for peer in peers if not peer.is_loopback}
+
+
+def _address(shown: str) -> IPAddress:
+    """Read ``0100007F:1F90``: 32-bit words in the machine's byte order (proc_net_tcp.txt)."""
+    text = shown.rpartition(":")[0]
+    words = [int(text[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(text), 8)]
+    address = ip_address(b"".join(words))
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def is_outgoing(port: int) -> bool:
@@ -69,14 +95,20 @@ def _sockets(process: Path) -> Iterator[str]:
 
 def _listening() -> dict[str, int]:
     """Return the listening TCP sockets of this network namespace: inode to port."""
-    found = {}
+    return {inode: _port(local) for local, _, state, inode in _tcp() if state == _LISTENING}
+
+
+def _tcp() -> Iterator[tuple[str, str, str, str]]:
+    """List the TCP sockets of this network namespace: local and remote address, state, inode."""
     for name in ("tcp", "tcp6"):
         with suppress(OSError):
             for line in Path("/proc/net", name).read_text().splitlines()[1:]:
                 words = line.split()
-                if words[3] == _LISTENING:
-                    found[words[9]] = int(words[1].rpartition(":")[2], 16)
-    return found
+                yield words[1], words[2], words[3], words[9]
+
+
+def _port(shown: str) -> int:
+    return int(shown.rpartition(":")[2], 16)
 
 
 def _outgoing_range() -> tuple[int, int]:

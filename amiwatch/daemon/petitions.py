@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from amiwatch.config.texts import network_or_name
 from amiwatch.daemon.caution import objection
 from amiwatch.daemon.host import safe_networks
+from amiwatch.daemon.listening import ssh_connections
 from amiwatch.errors import ConfigurationError, FirewallError, StoreError
 from amiwatch.firewall.base import parts
 from amiwatch.judgement.networks import source_key
@@ -139,7 +140,7 @@ class Clerk:
     async def _carry_out_all(self, requests: Sequence[Request]) -> None:
         """Carry out in order; bans behind each other go to the kernel together."""
         if any(request.verb == "ban" for request in requests):
-            self._safe = await safe_networks()
+            self._safe = await asyncio.to_thread(ssh_connections) | await safe_networks()
         for is_ban, alike in groupby(requests, key=lambda request: request.verb == "ban" and request.confirm is None):
             for few in parts(alike, TOGETHER if is_ban else 1):
                 await asyncio.gather(*map(self._carry_out, few))

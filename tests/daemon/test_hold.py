@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
@@ -380,6 +381,27 @@ async def test_a_gateway_needs_force_and_an_own_address_is_never_banned(site: Si
             assert not outcome.is_done
             assert "an address of this machine" in outcome.text
             assert "--force" not in outcome.text
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("at", ["0.0.0.0", "::"])
+async def test_who_has_an_ssh_connection_is_not_banned_unless_forced(site: Site, at: str) -> None:
+    """No list of sessions knows him: amiwatch runs in a container, or his terminal was begun from elsewhere."""
+    administrator = {"0.0.0.0": "203.0.113.22", "::": "2001:db8:22::1"}[at]
+    family = socket.AF_INET if at == "0.0.0.0" else socket.AF_INET6
+    with Wire() as wire, socket.create_server((at, 22), family=family) as ssh:
+        here = wire.here[4 if family == socket.AF_INET else 6]
+        with wire.far_socket(administrator, socket.SOCK_STREAM) as client:
+            await asyncio.to_thread(client.connect, (here, 22))
+            server, _ = await asyncio.to_thread(ssh.accept)
+            with server:
+                outcome = await site.ask("ban", administrator)
+                assert not outcome.is_done
+                assert "is where an ssh connection to this machine comes from" in outcome.text
+                assert "--force" in outcome.text
+                assert (await site.ask("ban", administrator, is_forced=True)).is_done
+                assert (await site.ask("unban", administrator)).is_done
+        assert (await site.ask("ban", "203.0.113.23")).is_done
 
 
 async def test_a_forced_ban_survives_a_restart_and_an_allow_ends_it(watched: Start, tmp_path: Path) -> None:
