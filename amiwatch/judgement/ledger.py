@@ -30,6 +30,7 @@ class Ledger:
         self._sources: list[dict[int, float]] = [{}]
         """In parts, each source in one of them. Most hosts have one part."""
         self._networks: NetworkTable[float] = NetworkTable()
+        self._has_networks = False
         self._ends: list[tuple[float, int, IPNetwork | None]] = []
         """Heap of ends, each with the key of a source or a number and a network. An entry that was lifted or prolonged
         since is skipped when it comes up."""
@@ -51,6 +52,7 @@ class Ledger:
             return
         (self.unproven.discard if is_proven else self.unproven.add)(network)
         self._networks.put(network, inf if until is None else until)
+        self._has_networks = True
         if until is not None:
             self._serial += 1
             heapq.heappush(self._ends, (until, self._serial, network))
@@ -87,7 +89,9 @@ class Ledger:
         key = _single(network)
         self.unproven.discard(network if key is None else key)
         if key is None:
-            return self._networks.pop(network) is not None
+            found = self._networks.pop(network)
+            self._has_networks = bool(self._networks)
+            return found is not None
         return any(part.pop(key, None) is not None for part in self._sources)
 
     def until(self, network: IPNetwork) -> float | None:
@@ -102,7 +106,7 @@ class Ledger:
             if end is not None and end > now:
                 return True
         # A narrow ban that ended a moment ago must not hide a wider one.
-        return bool(self._networks) and any(end > now for _, end in self._networks.all_covering(address))
+        return self._has_networks and any(end > now for _, end in self._networks.all_covering(address))
 
     def covering(self, address: IPAddress, now: float) -> IPNetwork | None:
         """Return the banned network that holds this address, or None."""

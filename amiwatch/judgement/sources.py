@@ -216,7 +216,10 @@ class Windows:
 
     def number(self, measure: Measure) -> int:
         """Return how many of this measure are kept."""
-        return len(self.accounts) if measure is ACCOUNTS else len(self.kept(measure))
+        if measure is ACCOUNTS:
+            return len(self.accounts)
+        times = self.times[measure] if measure is not ONE_ACCOUNT else self.kept(measure)
+        return len(times) if times else 0
 
     def newest(self, measure: Measure, limit: int) -> float | None:
         """Return when the ``limit``-th newest of this measure was; None if there were fewer."""

@@ -129,7 +129,7 @@ class Verdicts:
         ]
         """Measure → its rows: as they hold for proven evidence, and for any."""
         self._least = tuple(min((rule.limit for rule, _ in rows), default=inf) for rows in self._rules)
-        """Measure → below how many no row can be met, but in a bad neighbourhood: nearly always."""
+        """Measure → below how many no row can be met, but half as many in a bad neighbourhood: nearly always."""
 
     def spare(self, networks: Mapping[IPNetwork, str]) -> None:
         """Never ban these networks, each with the words that say why; replaces earlier ones."""
@@ -157,8 +157,10 @@ class Verdicts:
         is_surely_bad = is_bad and (event.is_proven or self.neighbours.are_bad(key, now, is_proven=True))
         excused: Sequence[Verdict] = ()
         for measure in measures:
+            number = source.number(measure)
             is_strange = measure is UNANSWERED and not is_trusted and is_no_carrier(source)
-            if source.number(measure) < self._least[measure] and not is_bad and not is_strange:
+            least = self._least[measure] * BAD_NEIGHBOURS if is_bad else self._least[measure]
+            if number < least and not is_strange:
                 continue
             # An office earns patience for its own people, not for an enumeration from its address.
             factor = self._factor(source, measure, is_trusted) if is_bad or is_trusted else 1
@@ -166,7 +168,7 @@ class Verdicts:
             if is_strange:
                 factor = sure = NO_CARRIER
             for rule, any_rule in self._rules[measure]:
-                if not _is_met(rule, source, factor, now):
+                if number < rule.limit * factor or not _is_met(rule, source, factor, now):
                     continue
                 is_proven = source.proven is not None and _is_met(rule, source.proven, sure, now)
                 if not is_proven:
