@@ -238,18 +238,18 @@ async def restart(folder: Path) -> None:
         daemon.listeners.append(watch)
         stall = Stall()
         probe = asyncio.create_task(stall.watch())
-        began = perf_counter()
+        began, cpu = perf_counter(), process_time()
         task = asyncio.create_task(daemon.run())
         waiter = asyncio.create_task(watch.is_hearing.wait())
         await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()
-        everything = perf_counter() - began
+        everything = took(began, cpu)
         states = await daemon.firewall.states()
         assert sum(state.count for state in states) == OPTIONS.bans, states
         print(
             f"{what} with {OPTIONS.bans:,} bans: in the kernel after {daemon.restored_after:.2f} s, "
-            f"hearing after {everything:.2f} s, {stall}"
+            f"hearing after {everything}, {stall}"
         )
         probe.cancel()
         daemon.stop()

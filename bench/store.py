@@ -32,7 +32,7 @@ def ban(number: int) -> Ban:
     event = Evidence(NOW, "InvalidAccountID", "PJSIP", "100", f"call-{number}", "UDP", str(address), 5060)
     return Ban(
         IPv4Network((int(address), 32)), address, NOW, 86400, 1, "unknown accounts", "5 unknown accounts in 10 minutes",
-        "PJSIP", False, (event,) * 5,
+        "PJSIP", number % 2 == 1, (event,) * 5,  # half of a million is the ceiling of unproven bans
     )  # fmt: skip
 
 
