@@ -95,10 +95,10 @@ def _is_campaign(
     sources = accounts.get(account)
     if sources is None:
         sources = accounts[account] = OrderedDict()
-        while len(accounts) > MAX_ADDRESSES // limit:
-            accounts.popitem(last=False)
     else:
         accounts.move_to_end(account)
+    while len(accounts) > MAX_ADDRESSES // limit:  # the limit may have been raised since
+        accounts.popitem(last=False)
     sources[key] = now
     sources.move_to_end(key)
     while len(sources) > limit:

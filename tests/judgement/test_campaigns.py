@@ -63,6 +63,20 @@ def test_accounts_watched_are_bounded() -> None:
     assert len(campaigns._accounts["last"]) == len(campaigns._proven["last"]) == CAMPAIGN
 
 
+def test_a_limit_that_is_raised_does_not_raise_the_memory() -> None:
+    campaigns = Campaigns(Policy())
+    for number in range(MAX_ADDRESSES // CAMPAIGN):
+        campaigns.guess(str(number), 1, 0, is_proven=True)
+    campaigns.adopt(Policy(attacked_by=96))
+    for number in reversed(range(MAX_ADDRESSES // CAMPAIGN)):
+        for key in range(96):
+            campaigns.guess(str(number), key, 0, is_proven=False)
+    assert sum(map(len, campaigns._accounts.values())) <= MAX_ADDRESSES
+    campaigns.adopt(Policy(attacked_by=2))
+    campaigns.guess("0", 1, 0, is_proven=False)
+    assert len(campaigns._accounts["0"]) == 2
+
+
 @pytest.mark.parametrize("tries", [1, FEW])
 @pytest.mark.parametrize("transport", ["TCP", "TLS", "WS", "WSS"])
 def test_the_addresses_of_a_proven_campaign_are_banned_together(transport: str, tries: int) -> None:
