@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import pairwise, takewhile
+from math import exp, sqrt
 from statistics import median
 
 from amiwatch.judgement.rules import ATTEMPTS, ONE_ACCOUNT, UNANSWERED, Measure
@@ -57,6 +58,9 @@ BURST_PAUSE = 2.0
 
 BURST_SHARE = 0.7
 """Share of such pauses from which on requests come in bursts."""
+
+DEVIATIONS = 3.0
+"""Standard deviations above what chance has, from which on it is none."""
 
 BURST_SAMPLES = 12
 """Pauses needed to call it that: calls at random look like bursts for a shorter time."""
@@ -185,16 +189,34 @@ def is_calm(times: list[float]) -> bool:
     """
     Tell whether requests that nobody named come as calls or pings do: by chance or by the clock, not in bursts.
 
-    Challenges for ``<unknown>`` tell no account, so only the pace can speak for a carrier or a monitor. Of calls that
-    come at random every six seconds, 28 % follow within ``BURST_PAUSE``; of four tries and a pause, 75 %.
+    Challenges for ``<unknown>`` tell no account, so only the pace can speak for a carrier or a monitor.
     """
-    pauses = _pauses(times)
-    if sum(each < BURST_PAUSE for each in pauses) >= BURST_SHARE * len(pauses):
+    if _is_faster_than_calls(times) or _are_bursts(times):
         return False
+    pauses = _pauses(_begins(times, BURST_LEAST)) or [0.0]
     middle = median(pauses)
     alike = sum(middle / 2 <= each <= middle * 2 for each in pauses)
     # By chance a few pauses are alike; twenty are not.
     return middle >= MONITOR_PAUSE or len(pauses) < PACE_SAMPLES or alike < ALIKE_SHARE * len(pauses)
+
+
+def _is_faster_than_calls(times: list[float]) -> bool:
+    return len(times) - CALLS_AT_ONCE > (times[-1] - times[0]) * CALM_PACE
+
+
+def _are_bursts(times: list[float]) -> bool:
+    """
+    Tell whether more requests follow each other soon than chance has it, pings of several trunks at a moment aside.
+
+    Of calls that come at random every six seconds, 28 % follow within ``BURST_PAUSE``; of four tries and a pause, 75 %.
+    """
+    pauses = _pauses(_begins(times, BURST_LEAST))
+    if not pauses:
+        return False
+    by_chance = 1 - exp(-BURST_PAUSE * len(pauses) / sum(pauses))
+    deviation = sqrt(by_chance * (1 - by_chance) / len(pauses))
+    share = sum(each < BURST_PAUSE for each in pauses) / len(pauses)
+    return share >= max(BURST_SHARE, by_chance + DEVIATIONS * deviation)
 
 
 def is_crowd_of_phones(source: Attempts, unnamed: int = 0) -> bool:
@@ -271,9 +293,9 @@ def is_broken_site(source: Attempts) -> bool:
     return samples >= (1 if are_doubled else STEADY_SAMPLES) and steady >= STEADY_SHARE * samples
 
 
-def _begins(times: list[float]) -> list[float]:
-    """Return the first tries of those that belong together."""
-    return times[:1] + [later for earlier, later in pairwise(times) if later - earlier > RETRY_PAUSE]
+def _begins(times: list[float], pause: float = RETRY_PAUSE) -> list[float]:
+    """Return the first tries of those that belong together: with pauses of ``pause`` seconds at most."""
+    return times[:1] + [later for earlier, later in pairwise(times) if later - earlier > pause]
 
 
 def _is_doubled(times: list[float], begins: list[float]) -> bool:
@@ -317,9 +339,11 @@ def is_too_early(source: Attempts, measure: Measure) -> bool:
     pauses = _pauses(times)
     if are_equal_bursts(pauses[1 - 2 * BURST_SIZE :]) or is_of_a_program(source):
         return False
-    if len(times) - CALLS_AT_ONCE > (times[-1] - times[0]) * CALM_PACE:
+    if _is_faster_than_calls(times):
         return False
-    return len(pauses) < BURST_SAMPLES or (len(pauses) < PACE_SAMPLES and BURST_PAUSE <= median(pauses) < MONITOR_PAUSE)
+    if len(pauses) < BURST_SAMPLES:
+        return True
+    return len(pauses) < PACE_SAMPLES and median(pauses) < MONITOR_PAUSE and not _are_bursts(times)
 
 
 def are_equal_bursts(pauses: list[float]) -> bool:

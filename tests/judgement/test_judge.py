@@ -24,7 +24,7 @@ from amiwatch.judgement.rules import (
     Unless,
 )
 from amiwatch.judgement.sources import HISTORY, REPEATS
-from amiwatch.judgement.trouble import BURST_SAMPLES
+from amiwatch.judgement.trouble import PACE_SAMPLES
 from amiwatch.judgement.values import UNKNOWN
 from amiwatch.testing.builders import Case, security_event
 from tests.judgement.stories import ATTACKER, PHONE, Story, bans, logs_in, new_session, one
@@ -126,7 +126,7 @@ def test_a_rule_does_not_ban_outside_its_window(probe: Probe) -> None:
 @pytest.mark.parametrize("transport", ["TCP", "UDP"])
 def test_unanswered_challenges_ban_at_the_limit_and_not_one_below(rule: Rule, transport: str) -> None:
     story = Story(rules=(rule,), answer_time=5)
-    needed = BURST_SAMPLES + 1 if rule.unless else 0  # with fewer, calls at random may look like a burst
+    needed = PACE_SAMPLES + 1 if rule.unless else 0  # with fewer, calls at random may look like a clock
     for _ in range(max(Probe(rule, transport).limit, needed)):
         story.attempt(Case.UNMATCHED, transport=transport)
         story.wait(1)

@@ -187,6 +187,34 @@ def test_a_monitor_with_four_trunks_is_no_program(pause: float, silence: float) 
     assert not story.bans
 
 
+@pytest.mark.parametrize("trunks", [3, 4])
+@pytest.mark.parametrize(("pause", "is_banned"), [(0.0, False), (0.2, False), (1.0, True)])
+def test_a_monitor_pings_all_its_trunks_at_a_moment_and_a_program_takes_its_time(
+    trunks: int, pause: float, *, is_banned: bool
+) -> None:
+    story = Story()
+    for _ in range(30):
+        for _ in range(trunks):
+            comes(story, "", is_named=False, transport="UDP")
+            story.wait(pause)
+        story.wait(10)
+        story.verdicts += story.judge.sweep(story.now)
+        story.wait(50)
+    assert bool(story.bans) is is_banned
+    assert ("unknown_carrier" in story.kinds()) is not is_banned
+
+
+@pytest.mark.parametrize("mean", [3.0, 6.0, 60.0])
+def test_calls_at_random_are_a_carriers_however_many_come(mean: float) -> None:
+    story, random = Story(), Random(5)
+    for _ in range(3000):
+        comes(story, "", is_named=False, transport="UDP")
+        story.wait(random.expovariate(1 / mean))
+    assert story.kinds()
+    assert set(story.kinds()) == {"unknown_carrier"}
+    assert not story.bans
+
+
 @pytest.mark.parametrize(("hosts", "is_banned"), [(4, False), (5, True)])
 def test_five_addresses_of_a_network_that_answer_nothing_are_a_hopper(hosts: int, *, is_banned: bool) -> None:
     story = Story()
