@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from amiwatch.config import Settings
 
 
+_told: set[str] = set()
+"""Names of which it was said that nobody answers: a replay asks for them once for each policy."""
+
+
 async def never_banned(settings: Settings, entries: Sequence[AllowEntry]) -> dict[IPNetwork, str]:
     """Return the networks that are never banned, each with the words that say why; names are looked up."""
     from amiwatch.daemon.host import LOOKUP_TIMEOUT, lookup, safe_networks
@@ -33,9 +37,10 @@ async def never_banned(settings: Settings, entries: Sequence[AllowEntry]) -> dic
     found = dict(zip(names, await asyncio.gather(*map(lookup, names)), strict=True))
     for name, addresses in found.items():
         safe |= {ip_network(address): f"{names[name]}, by the name {name}" for address in addresses or ()}
-    if unanswered := [repr(name) for name, addresses in found.items() if addresses is None]:
+    if unanswered := [name for name, addresses in found.items() if addresses is None and name not in _told]:
         complain(
-            f"no name server answered within {LOOKUP_TIMEOUT:g} s for {', '.join(unanswered)}: whom they protect is "
-            "not known here (the daemon goes on with the addresses that it knew last)"
+            f"no name server answered within {LOOKUP_TIMEOUT:g} s for {', '.join(map(repr, unanswered))}: whom they "
+            "protect is not known here (the daemon goes on with the addresses that it knew last)"
         )
+        _told.update(unanswered)
     return safe | await safe_networks()
