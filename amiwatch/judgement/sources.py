@@ -390,6 +390,8 @@ class Source(Attempts):
         Each account has one name under which it was taken for a stranger: who owns one erases no enumeration with it.
         """
         name, at = dialogue.account, dialogue.began
+        if not dialogue.is_counted:
+            return
         if name is None:
             at = dialogue.asked_at
         elif not self._has_name(account[:TEXT_LIMIT], name):

@@ -263,6 +263,35 @@ def test_who_asks_for_many_accounts_and_answers_nothing_is_banned_within_seconds
     assert [ban.rule for ban in story.bans] == ["unanswered"]
 
 
+@pytest.mark.parametrize(("transport", "delay"), [("UDP", 1.5), ("TLS", 1.5)])
+def test_an_office_that_begins_at_once_over_a_full_line_is_not_banned(transport: str, delay: float) -> None:
+    story = Story()
+    phones = [
+        {
+            "account": f"{1000 + n}",
+            "session": new_session(),
+            "source": PHONE,
+            "port": 20_000 + n,
+            "transport": transport,
+        }
+        for n in range(40)
+    ]
+    for phone in phones:
+        story.see(one("ChallengeSent", **phone))
+        story.wait(0.01)
+    story.wait(0.1)
+    for phone in phones if transport == "UDP" else ():
+        story.see(one("ChallengeSent", **phone))
+        story.wait(0.01)
+    story.wait(delay - 0.9)
+    assert not story.judge.sweep(story.now)
+    for phone in phones:
+        story.see(one("SuccessfulAuth", **phone))
+    story.wait(60)
+    assert not story.judge.sweep(story.now)
+    assert not story.verdicts
+
+
 def test_phones_that_ask_again_are_waited_for() -> None:
     story = Story()
     asks_for_many(story, 3, transport="UDP", repeated=True)
