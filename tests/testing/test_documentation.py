@@ -21,4 +21,4 @@ def test_every_example_of_the_page_runs(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     count = sum(example.count("def test_") for example in tests)
     assert f"{count} passed" in done.stdout, done.stdout + done.stderr
-    assert (len(examples), len(tests)) == (9, 8)
+    assert (len(examples), len(tests)) == (10, 9)
