@@ -159,7 +159,11 @@ def rules(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show the rules in force as a table, with all other numbers of the judgement, and which of them you set."""
+    """
+    Show the rules in force, and which numbers are yours.
+
+    A table of the policy, all other numbers of the judgement, and where those that you set stand.
+    """
     import_module("amiwatch.cli.rules").rules(context.obj, policy, as_json=as_json)
 
 
