@@ -109,6 +109,8 @@ def test_names_that_no_name_server_answers_for_are_told_and_waited_for_but_once(
     fill(lambda store: store.put_ban(make_ban(), pbx="", origin="rule", is_enforced=True))
     with NameServer({}, silent=frozenset({"one.example", "two.example"})):
         result = program("why", "203.0.113.7", AMIWATCH_ALLOWLIST="one.example,two.example")
+        replayed = program("replay", "--since", "1h", "--policy", "closed", AMIWATCH_ALLOWLIST="one.example")
+    assert replayed.stderr.count("no name server answered") == 1
     assert result.returncode == 0
     told = (
         "amiwatch: no name server answered within 2 s for 'one.example', 'two.example': whom they protect is not known"
