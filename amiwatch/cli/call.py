@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from amiwatch.cli.text import complain
 from amiwatch.errors import UsageError
 from amiwatch.judgement.values import IPNetwork
 
@@ -28,8 +29,15 @@ class Call:
 
     @cache  # noqa: B019 - one call lives as long as the process
     def settings(self) -> Settings:
-        """Read the settings, once. Raises ConfigurationError with every mistake."""
-        return self.read_settings()
+        """
+        Read the settings, once; name the files that can't be read, for answers may differ from the daemon's.
+
+        Raises ConfigurationError with every mistake.
+        """
+        settings = self.read_settings()
+        for sentence in settings.unread:
+            complain(sentence)
+        return settings
 
     def read_settings(self, overrides: Mapping[str, object] | None = None) -> Settings:
         """Read the settings anew, with these changes. Raises ConfigurationError with every mistake."""

@@ -47,8 +47,10 @@ class Program(TyperGroup):
             complain(str(error))
             if isinstance(error, StoreError):
                 # A settings file that this user may not read is often why another database is looked at.
-                for warning in ctx.obj.settings().warnings:
-                    complain(warning)
+                settings = ctx.obj.settings()  # which has named those that can't be read at all
+                for warning in settings.warnings:
+                    if warning not in settings.unread:
+                        complain(warning)
             raise typer.Exit(error.exit_code) from None
         except BrokenPipeError:
             # The reader has gone (``| head``), which is no error. Python would flush once more at exit, and complain.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import typer
 
 from amiwatch.cli.listing import Form, Listing
-from amiwatch.cli.text import strong, visible, wrapped
+from amiwatch.cli.text import complain, strong, visible, wrapped
 from amiwatch.config.settings import RuleSettings, Settings
 from amiwatch.config.texts import duration_text
 from amiwatch.config.written import COUNTED, value_text
@@ -54,6 +54,9 @@ class Change(NamedTuple):
 def rules(call: Call, policy: str | None, *, as_json: bool) -> None:
     """Print the rules in force, or those of a policy with the same settings. Raises ConfigurationError."""
     settings = call.settings() if policy is None else call.read_settings({"policy": policy})
+    for warning in settings.warnings:
+        if policy is not None or warning not in settings.unread:
+            complain(warning)
     if as_json:
         typer.echo(json.dumps(record(settings), indent=2))
         return

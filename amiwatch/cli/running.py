@@ -28,7 +28,7 @@ def run(context: typer.Context) -> None:
 
     Until SIGTERM or Ctrl-C; SIGHUP reads the settings again.
     """
-    settings = context.obj.settings()
+    settings = context.obj.read_settings()  # whose warnings the log has
     set_up_logging(settings.log_level)
     for warning in settings.warnings:
         logging.getLogger("amiwatch.config").warning("%s", warning)

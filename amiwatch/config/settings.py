@@ -329,6 +329,11 @@ class Settings(BaseSettings):
         return self._warnings
 
     @property
+    def unread(self) -> tuple[str, ...]:
+        """Those of the warnings that name a file which is there and can't be read: what it says is not in force."""
+        return self._unread
+
+    @property
     def origins(self) -> Mapping[tuple[str, ...], str]:
         """Path of each setting that was set → what it is called where that was; without, its default holds."""
         return self._origins

@@ -65,6 +65,23 @@ def test_a_policy_that_is_not_known_is_one_sentence(call):
     assert "'offcie' is not known; write one of office, closed, carrier" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments", [("rules",), ("rules", "-p", "closed"), ("why", "192.0.2.1"), ("replay", "--since", "7d"), ("bans",)]
+)
+def test_a_file_of_settings_that_can_not_be_read_is_named_once(call, fill, tmp_path, arguments):
+    """What it says is not in force here, and the daemon may go by it."""
+    fill(lambda _: None)
+    (tmp_path / ".env").mkdir()  # which nobody can read as a file, not even root
+    result = call(*arguments)
+    assert result.exit_code in (0, 1)
+    assert result.stderr.count("what it says is not in force") == 1
+    assert result.stderr.startswith("amiwatch: .env: can't be read (")
+
+
+def test_a_limit_that_decides_nothing_is_warned_of_beside_the_table(call):
+    assert "8 in 10m never decides" in call("rules", AMIWATCH_RULES__SCAN__LIMIT="8").stderr
+
+
 def test_check_says_how_many_numbers_are_ones_own(call):
     said = call("check", AMIWATCH_RULES__SCAN__LIMIT="3", AMIWATCH_STORM="50").stdout
     assert "policy office with 2 numbers of yours (amiwatch rules)" in said
