@@ -91,6 +91,9 @@ BROKEN_PHONES = 3
 ROUND_TRIP = 0.5
 """Seconds within which a phone answers a challenge if no packet gets lost, or asks again (T1 of RFC 3261 17.1.1.1)."""
 
+NEVER_NAMED = 4
+"""Strangers whom PJSIP does not name before it names one (``unidentified_request_count``), where it does so at all."""
+
 SILENT, SILENT_PROVEN = 1.0, 2.0
 """Seconds after which who hurries will not answer any more: over UDP a phone that got no challenge asks again after
 ``ROUND_TRIP``; elsewhere only TCP does, which shows in no event, and takes longer where a line is full."""
@@ -145,6 +148,19 @@ def is_hopper(source: Source) -> bool:
 def is_name_of_scanner(account: str) -> bool:
     """Tell whether a name is one under which no phone registers that logs in with another."""
     return _NOBODY.search(account) is not None
+
+
+def is_awaited(source: Source, now: float) -> bool:
+    """
+    Tell whether names that Asterisk does not know may yet turn out to be those of phones, or of a gateway's lines.
+
+    Where PJSIP also looks for ``auth_username``, so many have come before it names one, and answer within a round trip.
+    """
+    if len(source.unanswered) < NEVER_NAMED or len(source.accounts) < 2:
+        return False
+    young = [session for session, at in source.unanswered.items() if at > now - ROUND_TRIP]
+    dialogues = (source.dialogues.get(session) for session in young)
+    return sum(each is not None and each.asked_as == UNKNOWN for each in dialogues) >= NEVER_NAMED
 
 
 def is_in_haste(source: Source) -> bool:

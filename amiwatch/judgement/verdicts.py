@@ -56,6 +56,7 @@ from amiwatch.judgement.sources import Attempts, Source, SourceTable, Windows
 from amiwatch.judgement.trouble import (
     BROKEN_PHONES,
     PHONES_UNKNOWN,
+    is_awaited,
     is_beyond_phones,
     is_broken_site,
     is_calm_caller,
@@ -228,6 +229,8 @@ class Verdicts:
         begin = now - rule.find_time
         if part.is_hurried:
             return None
+        if _CARRIER in rule.unless and rule.measure is not UNANSWERED and is_awaited(source, now):
+            return ()
         may_be_carrier = _CARRIER in rule.unless and not is_hopper(source)
         if may_be_carrier and is_too_early(part, rule.measure):
             return ()

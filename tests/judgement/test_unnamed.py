@@ -50,15 +50,30 @@ def test_a_name_that_a_line_of_a_gateway_may_have_counts_when_an_answer_had_time
 
 
 @pytest.mark.parametrize("transport", ["TCP", "UDP"])
-def test_a_gateway_whose_lines_begin_at_once_is_not_banned(transport: str) -> None:
+@pytest.mark.parametrize(("form", "ports"), [("tel-{}", 1), ("tel-{}", 40), ("{}", 40)])
+def test_forty_lines_or_phones_that_begin_at_once_are_not_banned(transport: str, form: str, ports: int) -> None:
     story = Story()
     for _ in range(3):
-        calls = [comes(story, f"tel-{n}", is_named=n >= 4, transport=transport) for n in range(7)]
+        calls = [
+            comes(story, form.format(100 + n), is_named=n >= 4, port=20_000 + n % ports, transport=transport)
+            for n in range(40)
+        ]
         story.wait(0.3)
         for number, session in enumerate(calls):
             story.attempt(Case.RIGHT_PASSWORD, account=f"{number}", source=PHONE, session=session, transport=transport)
         story.wait(300)
     assert not story.verdicts
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_who_gives_many_names_and_logs_in_with_none_is_not_waited_for_any_longer(*, stops: bool) -> None:
+    story = Story()
+    for number in range(10 if stops else 60):
+        comes(story, f"tel-{number}", is_named=number >= 4, transport="UDP")
+        story.wait(0.01)
+    story.wait(5)
+    story.verdicts += story.judge.sweep(story.now)
+    assert [ban.rule for ban in story.bans] == ["scan_rush"]
 
 
 def test_phones_whose_answers_get_lost_are_no_stranger_who_is_named_late() -> None:
