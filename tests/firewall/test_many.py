@@ -43,6 +43,22 @@ async def test_a_list_is_handed_out_in_pieces_that_are_no_longer_than_a_turn_of_
     assert max(map(len, pieces)) <= 1000
 
 
+async def test_others_have_their_turn_between_two_pieces_of_a_list(firewall):
+    await firewall.add([Entry(network, 3600) for network in many(NUMBER)])
+    turns, pieces = 0, []
+
+    async def turn():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    busy = asyncio.create_task(turn())
+    await firewall.walk(lambda entries: pieces.append(turns) if entries else None)
+    busy.cancel()
+    assert len(pieces) == len(set(pieces)) > 10
+
+
 async def test_the_event_loop_turns_while_a_large_batch_is_added_listed_and_removed(firewall):
     turns = 0
 
