@@ -42,6 +42,12 @@ EXCUSED = {Unless.CARRIER: "carriers", Unless.PHONE: "phones", Unless.RETRIES: "
 """What excuses from a rule, as short."""
 
 
+LEGEND = (
+    "PROVEN came over TCP, TLS, WebSocket or AMI; ANY has UDP among it, which is easily forged. BUT NOT names honest "
+    "trouble that is told and not banned; mass is a mass failure (docs/judgement.md)."
+)
+
+
 class Change(NamedTuple):
     """A number that was set."""
 
@@ -66,7 +72,7 @@ def rules(call: Call, policy: str | None, *, as_json: bool) -> None:
 def _show(settings: Settings) -> None:
     typer.echo(strong(f"Policy {settings.policy}: so many within so long make a source an offender."))
     _TABLE.show(((rule, _is_changed(settings, rule)) for rule in settings.judgement_policy().rules), Form.TABLE)
-    typer.echo("\nPROVEN came over TCP, TLS, WebSocket or AMI; ANY has UDP among it, which is easily\nforged.")
+    typer.echo("\n" + wrapped(LEGEND))
     changes = changed(settings)
     typer.echo(strong("\nSet by you (*):" if changes else "\nAll of them are defaults."))
     for one in changes:
