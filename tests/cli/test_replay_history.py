@@ -99,6 +99,10 @@ def alternatives(records: Sequence[dict[str, Any]]) -> dict[str, tuple[int, int,
     }
 
 
+TOLD_BY_PORTS = {"ast22-pjsip-svcrack-unknown": "192.0.2.66/32"}
+"""Who tries passwords on an account that Asterisk does not name, all from one port: no port is kept."""
+
+
 @pytest.mark.parametrize("name", [name for name in LABELS if (FOLDER / f"{name}.ami").exists()])
 def test_the_history_of_every_recording_is_judged_as_the_recording_was(name: str, fill: Any, path: Path) -> None:
     made: list[Rerun] = []
@@ -110,7 +114,10 @@ def test_the_history_of_every_recording_is_judged_as_the_recording_was(name: str
             now = max(now, event.at)
             list(again.see(event, now))
     list(again.wait(now + 60))
-    assert {one: ban.rule for one, ban in again.first.items()} == {one: ban.rule for one, ban in made[0].first.items()}
+    before = {str(one): ban.rule for one, ban in made[0].first.items()}
+    if name in TOLD_BY_PORTS:
+        assert before.pop(TOLD_BY_PORTS[name]) == "unknown_rush"
+    assert {str(one): ban.rule for one, ban in again.first.items()} == before
     # What a registrar refuses is no attempt, so the history does not hold it.
     assert again.alerts == {kind: n for kind, n in made[0].alerts.items() if not kind.startswith("aor_")}
 
