@@ -8,6 +8,7 @@ stops the event loop for most of a second.
 from __future__ import annotations
 
 import gc
+import sys
 from contextlib import AbstractContextManager
 from time import perf_counter
 from types import TracebackType
@@ -16,8 +17,9 @@ YOUNG_OBJECTS = 10_000
 """Objects made before the youngest are looked through. With Python's own 700 it takes a fifth of the judgement
 (measured: ``python -m bench.judgement active``) and finds nothing."""
 
-YOUNG_ROUNDS = 2
-"""Rounds after which those that outlived them are looked through, too: with ten it takes 12 ms, with two 3."""
+YOUNG_ROUNDS = 1 if sys.version_info < (3, 14) else 10
+"""Rounds after which those that outlived them are looked through, too: with ten it takes 12 ms, with one 2. From Python
+3.14 on it is another number: the lower, the more old objects are looked at each time."""
 
 NEVER = 2**31 - 1
 """Rounds after which Python itself would look through all."""

@@ -250,6 +250,8 @@ class Store(Puts):
 
     async def pending_requests(self, limit: int = -1) -> list[Request]:
         """Return the requests that nobody finished (nor this store was told to finish), oldest first. StoreError."""
+        if not self.waiting:
+            self._finished.clear()  # all are on the disk
         finished = set(self._finished)
         wanted = limit if limit < 0 else limit + len(finished)
         pending = await self._connection.read(lambda reader: reader.pending_requests(wanted))
