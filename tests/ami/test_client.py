@@ -312,7 +312,7 @@ def test_the_defaults_notice_a_dead_peer_within_30_seconds() -> None:
 
 async def test_bytes_without_an_answer_are_life(pbx: FakeAsterisk) -> None:
     pbx.ignored.add("Ping")
-    async with listening(link_to(pbx, ping_interval=0.01, ping_timeout=0.1)) as (client, ear):
+    async with listening(link_to(pbx, ping_interval=0.01, ping_timeout=0.5)) as (client, ear):
         await ear.state(HEARING)
         for count in range(1, 6):
             await pbx.wait_for_action("Ping", count)
@@ -571,7 +571,7 @@ async def test_one_ping_at_a_time_answers_a_flood_of_forgeries(pbx: FakeAsterisk
 
 async def test_a_ping_that_is_never_answered_is_sent_again(pbx: FakeAsterisk) -> None:
     pbx.ignored.add("Ping")
-    async with listening(link_to(pbx, ping_interval=0.01, ping_timeout=0.05)) as (_, ear):
+    async with listening(link_to(pbx, ping_interval=0.01, ping_timeout=0.5)) as (_, ear):
         await ear.state(HEARING)
         await pbx.emit(FORGED)
         await pbx.wait_for_action("Ping")

@@ -84,7 +84,7 @@ def is_clean(host: dict[str, str]) -> bool:
     return is_unplugged and not any(str(ip_network(text).network_address) in entries(host) for text in BANNED)
 
 
-def until(is_true: Callable[[], bool], seconds: float = 10) -> None:
+def until(is_true: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not is_true():
         assert time.monotonic() < deadline
@@ -254,7 +254,7 @@ def begun(strict_host: dict[str, str]):
 def test_a_signal_leaves_nothing_behind(begun, strict_host: dict[str, str], number: int, code: int) -> None:
     process = begun()
     process.send_signal(number)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=30)
     assert process.returncode == code
     assert "Traceback" not in said
     assert is_clean(strict_host)
@@ -265,7 +265,7 @@ def test_a_killed_test_leaves_a_ban_of_seconds_and_the_next_one_works(
 ) -> None:
     process = begun()
     process.kill()
-    process.communicate(timeout=20)
+    process.communicate(timeout=30)
     until(lambda: NEAR not in [name for _, name in socket.if_nameindex()])
     assert BANNED[0] in entries(strict_host)
     result = program("firewall", "test")

@@ -18,7 +18,8 @@ from amiwatch.judgement.values import Alert, Ban, IPNetwork
 from amiwatch.testing.asterisk import FakeAsterisk
 from amiwatch.testing.builders import Case, attempt_bytes
 
-PATIENCE = 10.0
+PATIENCE = 20.0
+"""Seconds until a test fails instead of waiting for ever; a busy machine is no fault."""
 
 
 class Watcher:

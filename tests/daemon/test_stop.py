@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from amiwatch.testing.firewall import FakeFirewall
-from tests.daemon.conftest import Start
+from tests.daemon.conftest import PATIENCE, Start
 
 
 @pytest.mark.parametrize("trouble", ["nothing", "hang_up", "gone", "frozen"])
@@ -23,6 +23,6 @@ async def test_it_stops_at_once_whatever_the_link_does_and_says_so(
         if trouble in {"hang_up", "gone"}:
             await it.watcher.until(lambda: "lost" in it.watcher.links)
         it.daemon.stop()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(PATIENCE):
             await it.task
         assert "stopping, the kernel keeps its bans bans=0" in caplog.messages

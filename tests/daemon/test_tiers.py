@@ -18,7 +18,7 @@ from amiwatch.judgement.ledger import Ledger
 from amiwatch.store import requests
 from amiwatch.testing.builders import Case, attempt_bytes
 from amiwatch.testing.netns import Wire
-from tests.daemon.conftest import PREFIX, Start, Watched
+from tests.daemon.conftest import PATIENCE, PREFIX, Start, Watched
 from tests.firewall.conftest import run
 
 pytestmark = pytest.mark.kernel
@@ -60,7 +60,7 @@ def ask(tmp_path: Path) -> Callable[..., asyncio.Future[str]]:
     async def ask(verb: str, target: str = "") -> str:
         path = tmp_path / "amiwatch.db"
         number = await asyncio.to_thread(requests.ask, path, verb, target, by="a test")
-        outcome = await asyncio.to_thread(requests.wait_outcome, path, number, 10.0)
+        outcome = await asyncio.to_thread(requests.wait_outcome, path, number, PATIENCE)
         assert outcome is not None
         assert outcome.is_done, outcome.text
         return outcome.text
@@ -72,7 +72,7 @@ async def login(it: Watched, phone: str) -> None:
     await it.pbx.emit(attempt_bytes(Case.RIGHT_PASSWORD, source=phone))
 
 
-async def until(is_so: Callable[[], bool], seconds: float = 5) -> None:
+async def until(is_so: Callable[[], bool], seconds: float = PATIENCE) -> None:
     async with asyncio.timeout(seconds):
         while not is_so():  # noqa: ASYNC110 - the daemon looks; nobody tells it
             await asyncio.sleep(0.1)
@@ -210,7 +210,7 @@ async def test_a_word_that_is_neither_changes_nothing(guarded, caller, tmp_path)
     async with guarded():
         path = tmp_path / "amiwatch.db"
         number = await asyncio.to_thread(requests.ask, path, "tiers", "maybe", by="a test")
-        outcome = await asyncio.to_thread(requests.wait_outcome, path, number, 10.0)
+        outcome = await asyncio.to_thread(requests.wait_outcome, path, number, PATIENCE)
         assert outcome is not None
         assert not outcome.is_done
         assert caller.gets_through(STRANGER, 9) == 9

@@ -336,7 +336,7 @@ async def test_a_client_that_does_not_read_is_dropped_in_mid_message() -> None:
 
 async def test_a_client_that_reads_is_not_dropped() -> None:
     data = recordings.load(FLOOD)
-    async with FakeAsterisk(write_timeout=0.1) as pbx, logged_in(pbx) as caller:
+    async with FakeAsterisk(write_timeout=5.0) as pbx, logged_in(pbx) as caller:
         playing = asyncio.create_task(pbx.play(FLOOD))
         assert await caller.reader.readexactly(len(data)) == data
         await playing
