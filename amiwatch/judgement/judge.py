@@ -43,7 +43,9 @@ from amiwatch.judgement.sources import MAX_DIALOGUES, Dialogue, Source, SourceTa
 from amiwatch.judgement.successes import Successes
 from amiwatch.judgement.tally import Tally
 from amiwatch.judgement.trouble import (
+    BURST_SIZE,
     ROUND_TRIP,
+    SILENT,
     has_silent_session,
     is_back_after_burst,
     is_in_haste,
@@ -151,6 +153,7 @@ class Judge:
         self._successes.policy = policy
         self.sources.limit = policy.max_sources
         self._longest = longest(policy.rules)
+        self._soonest = min(SILENT, policy.answer_time)
         self._is_wide = policy.ipv6_prefix < IPV6_PREFIX
         self._counts_each = any(rule.measure is ONE_ACCOUNT and rule.limit for rule in policy.rules)
         self._tripwires = frozenset(name.casefold() for name in policy.tripwires)
@@ -255,7 +258,7 @@ class Judge:
         if source is not None:
             dialogue = source.dialogues.pop(hash(event.session), None)
             source.unanswered.pop(hash(event.session), None)
-            if dialogue is not None and Trust.is_earned_by(event):
+            if dialogue is not None and dialogue.is_counted and Trust.is_earned_by(event):
                 source.take_back_dialogue(dialogue, event.account)
         if source is not None or self._campaigns.has_attacked:
             said, is_welcome = self._successes.judge(key, _own_key(key, event), source, event, now)
@@ -290,7 +293,7 @@ class Judge:
             dialogue.port = event.port
             source.keep(event)
             self.sources.weigh(key, source)
-            if is_back_after_burst(source, now):
+            if total == BURST_SIZE and is_back_after_burst(source, now):
                 self._leave_unanswered(key, source, session, event, now)
         return self._overdue(key, source, event, now, total)
 
@@ -539,8 +542,9 @@ class Judge:
 
     def _overdue(self, key: int, source: Source, event: SecurityEvent, now: float, total: int) -> Sequence[Verdict]:
         """Count the challenges that were left unanswered for too long; judge if there are now more than ``total``."""
-        if not source.unanswered and source.total == total:
-            return ()
+        oldest = next(iter(source.unanswered.values()), now)
+        if oldest > now - self._soonest and source.total == total and len(source.unanswered) < MAX_DIALOGUES:
+            return ()  # nearly always: phones answer, or will
         said = self._fell_silent(key, source, event, now)
         due = now - self.policy.answer_time
         if is_in_haste(source):

@@ -385,13 +385,11 @@ class Source(Attempts):
 
     def take_back_dialogue(self, dialogue: Dialogue, account: str) -> None:
         """
-        Forget an attempt on an unknown account in the dialogue in which ``account`` logs in.
+        Forget what was counted of the dialogue in which ``account`` logs in: an attempt on an unknown account.
 
         Each account has one name under which it was taken for a stranger: who owns one erases no enumeration with it.
         """
         name, at = dialogue.account, dialogue.began
-        if not dialogue.is_counted:
-            return
         if name is None:
             at = dialogue.asked_at
         elif not self._has_name(account[:TEXT_LIMIT], name):

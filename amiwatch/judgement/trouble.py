@@ -196,7 +196,7 @@ def is_back_after_burst(source: Attempts, now: float) -> bool:
     The first four calls of a carrier that brings ten a minute look like that once in some 60,000 carriers.
     """
     times = source.times[UNANSWERED] or []
-    if source.total != BURST_SIZE or len(times) != BURST_SIZE or times[-1] > now - BURST_SILENCE:
+    if not source.total == len(times) == BURST_SIZE or times[-1] > now - BURST_SILENCE:
         return False
     return _are_equal(_pauses(times))
 
