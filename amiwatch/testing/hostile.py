@@ -306,6 +306,7 @@ def insider(place: Place, *, transport: str = "TLS") -> Actor:
     if transport == "UDP" or (place.is_freepbx and pause >= PHONE_PAUSE):
         # A stranger may have forged it, or an office may have a phone whose account was deleted.
         alerts = frozenset({"trusted_offender", "broken_phone", "unknown_carrier"})
+        name += ", never named" * (transport != "UDP")
         return Actor(name, Role.UNDECIDABLE, (source,), life, alerts, must_alert=True)
     return Actor(name, Role.ATTACKER, (source,), life, frozenset({"trusted_offender"}), bar=SLOW_BAR)
 
