@@ -108,8 +108,11 @@ trunks."""
 UNNAMED_SHARE = 0.9
 """Share of the attempts that nobody names from which on they are no mistakes of known people."""
 
-_NOBODY = re.compile(r"^\d{1,6}$|['\"`<>(){};=%|\\]")
-"""Extensions, which Asterisk would know, and signs that no line of a gateway has in its name (SQL, line ends)."""
+_EXTENSION = re.compile(r"\d{1,6}")
+"""Asterisk would know an extension; callers' numbers are longer."""
+
+_INJECTED = re.compile(r"['\"`<>{}|\\]|^\(line ends")
+"""What no caller, no monitor and no line of a gateway has in its name: SQL, and what ``Judge.see`` calls line ends."""
 
 _CALLER = re.compile(rf"\+?\d{{{CALLER_DIGITS},}}|anonymous|unavailable|unknown|restricted|private|", re.IGNORECASE)
 """Callers' numbers, and what stands in their place where they are withheld (RFC 3323 4.1.1.3)."""
@@ -127,7 +130,8 @@ def is_calm_caller(source: Attempts, measure: Measure, begin: float) -> bool:
         at_once = CALLS_AT_ONCE  # known for longer: the ping of a carrier may have come right after calls
     if len(times) < 2 or len(times) - at_once > (times[-1] - times[0]) * CALM_PACE:
         return False
-    return strange < 2  # a carrier pings with a name of its own between the calls
+    # A carrier pings with a name of its own between the calls.
+    return strange == 0 or (strange == 1 and not any(map(_INJECTED.search, names)))
 
 
 def is_kept_out(source: Source, part: Attempts) -> bool:
@@ -147,7 +151,7 @@ def is_hopper(source: Source) -> bool:
 
 def is_name_of_scanner(account: str) -> bool:
     """Tell whether a name is one under which no phone registers that logs in with another."""
-    return _NOBODY.search(account) is not None
+    return _EXTENSION.fullmatch(account) is not None or _INJECTED.search(account) is not None
 
 
 def is_awaited(source: Source, now: float) -> bool:

@@ -86,6 +86,15 @@ def test_phones_whose_answers_get_lost_are_no_stranger_who_is_named_late() -> No
     assert not story.bans
 
 
+def test_who_sends_sql_for_a_name_is_no_carrier_at_any_pace() -> None:
+    story = Story()
+    for number in range(5):
+        assert not story.bans
+        comes(story, "x' or 1=1--", is_named=number == 4, transport="UDP")
+        story.wait(1.1)
+    assert [ban.rule for ban in story.bans] == ["unknown_rush"]
+
+
 def test_the_ping_of_a_carrier_among_its_calls_is_not_yet_a_scanner() -> None:
     story = Story()
     for _ in range(3):  # it has been here before
