@@ -513,7 +513,11 @@ class Judge:
             breaker.go_on(key, now, failure)
         if not is_new or (is_open and breaker.is_storm and not failure.is_believed):
             return ()
-        return self._began_to_fail(failure, event, now)
+        said = self._began_to_fail(failure, event, now)
+        if not is_open and now < breaker.until and breaker.is_storm:
+            for _ in range(1 + len(source.kept(ATTEMPTS))):
+                breaker.go_on(key, now)  # who opens it is one of the storm
+        return said
 
     def _failure(self, key: int, source: Source, event: SecurityEvent, now: float) -> Failure:
         # Who forges packets knows accounts, and addresses of phones, but hardly which is whose.

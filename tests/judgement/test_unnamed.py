@@ -377,3 +377,18 @@ def test_a_storm_of_requests_that_are_never_named_is_seen() -> None:
         story.verdicts += story.judge.sweep(story.now)
     assert story.kinds() == ["unproven_storm"]
     assert not story.bans
+
+
+def test_who_opens_the_storm_with_his_first_name_is_of_it() -> None:
+    story = Story()
+    for turn in range(5):
+        for number in range(100):
+            story.wait(0.001)
+            details = {"source": f"198.51.{number}.1", "session": f"{number}-{turn}"}
+            named = [one("InvalidAccountID", account="104", **details)] if turn == 4 else []
+            story.see(*named, one("ChallengeSent", account=UNKNOWN, **details))
+            if (turn, number) == (2, 99):  # all were silent for a second when somebody looks
+                story.wait(1)
+                story.verdicts += story.judge.sweep(story.now)
+    assert story.kinds() == ["unproven_storm"]
+    assert len(story.judge.ledger) == 0
