@@ -10,6 +10,7 @@ Rule: a test is told of things by awaitables (``wait_for_login``, ``wait_for_act
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 import time
 from collections import Counter, deque
@@ -35,6 +36,9 @@ LINE_LIMIT = 64 * 1024
 
 PATIENCE = 10.0
 """Seconds that a test waits for something before it fails."""
+
+PORT_PATIENCE = 2.0
+"""Seconds that a port may stay busy: a program that is just being started holds what was closed until its exec."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +121,17 @@ class FakeAsterisk:
     # Life and death
 
     async def start(self) -> None:
-        """Listen, on the port of last time if there was one."""
-        self._server = await asyncio.start_server(
-            self._serve, self.host, self.port, ssl=self.tls, limit=LINE_LIMIT, start_serving=True
-        )
+        """Listen, on the port of last time if there was one; OSError if that stays busy."""
+        give_up = time.monotonic() + PORT_PATIENCE
+        while self._server is None:
+            try:
+                self._server = await asyncio.start_server(
+                    self._serve, self.host, self.port, ssl=self.tls, limit=LINE_LIMIT, start_serving=True
+                )
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > give_up:
+                    raise
+                await asyncio.sleep(0.005)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:

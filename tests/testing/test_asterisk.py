@@ -376,6 +376,20 @@ async def test_stopped_it_ends_bare_refuses_and_comes_back_on_its_port(pbx: Fake
         assert (pbx.port, pbx.counts["login"]) == (port, 3)
 
 
+async def test_a_port_that_is_held_for_a_moment_longer_is_waited_for(pbx: FakeAsterisk) -> None:
+    port = pbx.port
+    await pbx.stop()
+    # What a program started by another thread does to our sockets between its fork and its exec:
+    with socket.create_server((pbx.host, port)) as held:
+        starting = asyncio.create_task(pbx.start())
+        await asyncio.sleep(0)
+        assert not starting.done()
+        held.close()
+        await starting
+    async with logged_in(pbx):
+        assert pbx.port == port
+
+
 async def test_a_reset_is_one(pbx: FakeAsterisk) -> None:
     async with logged_in(pbx) as caller:
         pbx.reset()
