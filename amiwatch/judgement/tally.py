@@ -29,6 +29,7 @@ class Sum:
     """So many attempts that look alike; instants as in ``values``. It grows until it is drained, and never after."""
 
     __slots__ = (
+        "_times",
         "account",
         "answers",
         "attempts",
@@ -38,7 +39,6 @@ class Sum:
         "pbx",
         "service",
         "source",
-        "times",
         "transport",
     )
 
@@ -53,10 +53,27 @@ class Sum:
         self.outcome = outcome
         self.attempts = 0
         self.first_at = self.last_at = at
-        self.times: tuple[float, ...] = ()  # mostly one: a list each would be a burden to the garbage collector
-        """When the first ``MAX_TIMES`` of them were."""
+        self._times: tuple[float, ...] = ()  # mostly empty: a list each would be a burden to the garbage collector
         self.answers = 0
         """How many of them were answered with a password later."""
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """When the first ``MAX_TIMES`` of them were."""
+        return self._times or ((self.first_at,) if self.attempts else ())
+
+    def add(self, at: float) -> None:
+        """Count one more attempt."""
+        if not self.attempts and at == self.first_at:
+            self.attempts = 1  # as nearly all are; it began with this one
+            return
+        if len(times := self.times) < MAX_TIMES:
+            self._times = (*times, at)
+        self.attempts += 1
+        if at > self.last_at:
+            self.last_at = at
+        elif at < self.first_at:
+            self.first_at = at
 
 
 class Tally:
@@ -78,16 +95,7 @@ class Tally:
         if found is None:
             self.shed += 1
             return
-        found.attempts += 1
-        if found.attempts == 1:  # as nearly all are
-            found.times = (at,)
-            return
-        if at > found.last_at:
-            found.last_at = at
-        elif at < found.first_at:
-            found.first_at = at
-        if len(found.times) < MAX_TIMES:
-            found.times = (*found.times, at)
+        found.add(at)
 
     def answer(
         self, key: int, source: IPAddress, account: str, service: str, transport: str, outcome: str, at: float

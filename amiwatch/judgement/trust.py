@@ -18,7 +18,7 @@ from math import inf
 from amiwatch.judgement.values import IPV6_PREFIX, IPAddress, SecurityEvent
 
 SAVE_PAUSE = 3600
-"""A phone registers every few minutes; its trust is worth a write once in so many seconds."""
+"""A phone registers every few minutes; its trust is worth a write once in each such time of the clock, in seconds."""
 
 MAX_ACCOUNTS = 256
 """Trusted accounts kept for one source: the phones of a large office behind one address."""
@@ -39,7 +39,6 @@ class Trust:
         self._places: OrderedDict[str, dict[int, None]] = OrderedDict()
         """Account → the sources that began to log in with it, its home last; some may have no trust any more."""
         self._unsaved: dict[tuple[int, str], float] = {}
-        self._saved: OrderedDict[tuple[int, str], float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -66,7 +65,8 @@ class Trust:
         if before is not None and account != next(reversed(accounts)):
             del accounts[account]  # to stand last; a phone alone, as most are, does so already
         accounts[account] = at
-        if len(self._unsaved) < self.max_sources:
+        is_due = before is None or before // SAVE_PAUSE != at // SAVE_PAUSE
+        if is_due and len(self._unsaved) < self.max_sources:
             self._unsaved[key, account] = at
         if len(accounts) > MAX_ACCOUNTS:
             del accounts[next(iter(accounts))]
@@ -115,17 +115,9 @@ class Trust:
         return next(reversed(self._sources.get(key, {"": -inf}).values()))
 
     def unsaved(self) -> list[tuple[int, str, float]]:
-        """Return source, account and time of logins that were not returned within ``SAVE_PAUSE``: what to store."""
+        """Return source, account and time of the first login in each ``SAVE_PAUSE``, once: what to store."""
         unsaved, self._unsaved = self._unsaved, {}
-        news = []
-        for (key, account), at in unsaved.items():
-            if at >= self._saved.get((key, account), 0.0) + SAVE_PAUSE:
-                self._saved[key, account] = at
-                self._saved.move_to_end((key, account))
-                news.append((key, account, at))
-        while len(self._saved) > self.max_sources:
-            self._saved.popitem(last=False)
-        return news
+        return [(key, account, at) for (key, account), at in unsaved.items()]
 
     def has(self, key: int, now: float) -> bool:
         """Tell whether the source logged in lately, as anybody."""

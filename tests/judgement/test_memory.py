@@ -53,12 +53,11 @@ def bounds(policy: Policy) -> dict[str, int]:
         "Source.unanswered": sources.MAX_DIALOGUES,
         "SourceTable._newcomers": policy.max_sources,
         "SourceTable._suspects": policy.max_sources,
-        "Sum.times": tally.MAX_TIMES,
+        "Sum._times": tally.MAX_TIMES,
         "Tally._accounts": tally.MAX_SUMS,
         "Tally._sums": tally.MAX_SUMS,
         "Trust._places": policy.max_trusted,
         "Trust._places{}": trust.MAX_PLACES,
-        "Trust._saved": policy.max_trusted,
         "Trust._sources": policy.max_trusted,
         "Trust._sources{}": trust.MAX_ACCOUNTS,
         "Trust._unsaved": policy.max_trusted,
@@ -125,7 +124,7 @@ def check(watch: Judge) -> None:
     assert watch.sources.bytes == sum(source.weight for source in watch.sources) <= watch.sources.max_bytes
 
 
-GROWING_TUPLES = ("Dialogue.guesses", "Sum.times")
+GROWING_TUPLES = ("Dialogue.guesses", "Sum._times")
 """All other tuples are records, or names made of several things."""
 
 OF_ASTERISK = ("text in Trust.",)

@@ -52,11 +52,12 @@ def test_what_is_to_be_stored_is_told_once_in_a_while() -> None:
     trust = Trust(trust_time=1e9, max_sources=3)
     for at in (SAVE_PAUSE, SAVE_PAUSE + 10, SAVE_PAUSE + 20):
         trust.grant(1, "1001", at)
-    assert trust.unsaved() == [(1, "1001", SAVE_PAUSE + 20)]
-    trust.grant(1, "1001", SAVE_PAUSE + 30)
+    assert trust.unsaved() == [(1, "1001", SAVE_PAUSE)]
+    trust.grant(1, "1001", 2 * SAVE_PAUSE - 1)
     assert trust.unsaved() == []
     trust.grant(1, "1001", 2 * SAVE_PAUSE + 20)
-    assert trust.unsaved() == [(1, "1001", 2 * SAVE_PAUSE + 20)]
+    trust.grant(1, "1002", 2 * SAVE_PAUSE + 21)
+    assert trust.unsaved() == [(1, "1001", 2 * SAVE_PAUSE + 20), (1, "1002", 2 * SAVE_PAUSE + 21)]
 
 
 def test_an_account_with_many_places_pushes_out_its_own_and_nobody_else() -> None:
