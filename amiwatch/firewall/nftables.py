@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from amiwatch.errors import FirewallError
@@ -47,6 +50,13 @@ refuses, and as many refusals fit the receive buffer that an ordinary user may h
 
 ROUNDS = 8
 """Tries to add what the kernel refuses: once because it knows some, once for no room, the others for races."""
+
+AHEAD = 8
+"""Pieces of a list that a thread fetches while the ones before are read (32 KiB each)."""
+
+USUAL_TURN, SHORT_TURN = sys.getswitchinterval(), 0.0001
+"""How long a thread of Python waits before it takes the interpreter from another, in seconds. With the usual 5 ms the
+thread that fetches idles at each piece that we read: 100,000 entries take 0.52 s to list, and 0.45 with short turns."""
 
 T = TypeVar("T")
 
@@ -115,14 +125,17 @@ class NftablesFirewall:
 
     async def walk(self, take: Callable[[Sequence[Entry]], object]) -> None:
         run = asyncio.get_running_loop().run_in_executor
-        with NftablesSocket(self.prefix) as socket:
+        with NftablesSocket(self.prefix) as socket, _short_turns():
             pieces = _pieces(socket, read(socket, self.prefix))
             # For each piece the kernel walks over all that it told before: 1 ms at 100,000 entries, 30 ms at a million.
-            fetching = run(None, next, pieces, None)
+            fetch = partial(run, None, lambda: list(islice(pieces, AHEAD)))
+            fetching = fetch()
             try:
-                while piece := await asyncio.shield(fetching):
-                    fetching = run(None, next, pieces, None)
-                    take(piece.entries())
+                while some := await asyncio.shield(fetching):
+                    fetching = fetch()
+                    for piece in some:
+                        take(piece.entries())
+                        await asyncio.sleep(0)  # others have their turn
             finally:
                 # Also when cancelled: a socket is not closed while a thread waits at it.
                 await asyncio.wait([fetching])
@@ -358,6 +371,15 @@ class _Piece(NamedTuple):
 
     def entries(self) -> Sequence[Entry]:
         return wire.entries(self.body, self.width.family, self.width.prefix)
+
+
+@contextmanager
+def _short_turns() -> Iterator[None]:
+    sys.setswitchinterval(SHORT_TURN)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(USUAL_TURN)
 
 
 def _pieces(socket: NftablesSocket, table: Table) -> Iterator[_Piece]:
