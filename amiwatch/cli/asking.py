@@ -62,8 +62,7 @@ def carry_out(
         confirm=confirm,
         by=asker(),
     )
-    if not is_running:
-        _do_it(settings, request_id)
+    if not is_running and _does_it(settings, request_id):
         patience = 0.0
     outcome = requests.wait_outcome(path, request_id, timeout=patience)
     if outcome is None:
@@ -75,7 +74,8 @@ def carry_out(
     typer.echo(visible(outcome.text))
 
 
-def _do_it(settings: Settings, request_id: int) -> None:
+def _does_it(settings: Settings, request_id: int) -> bool:
+    """Carry a request out; False if a daemon has the database already, which has said nothing of itself so far."""
     from amiwatch.daemon.watch import Daemon
 
     say_warnings()
@@ -86,11 +86,12 @@ def _do_it(settings: Settings, request_id: int) -> None:
             f"no daemon runs, and you may not change the kernel's sets: request {request_id} waits for the daemon. "
             "Start it, or say it again as root."
         ) from None
-    except AlreadyRunning as error:
-        raise StillWaiting(f"{error} Until then, request {request_id} waits for it.") from None
+    except AlreadyRunning:
+        return False
     except AmiwatchError as error:
         requests.withdraw(settings.database, request_id, why=str(error))
         raise
+    return True
 
 
 def living(path: Path) -> Status | None:

@@ -6,9 +6,11 @@ import asyncio
 import json
 import signal
 import socket
+import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,6 +93,12 @@ async def test_a_change_is_carried_out_by_the_daemon_and_answered(house: House):
     assert ended.code == 0
     assert "request verb=ban target='203.0.113.7/32'" in ended.err
     assert (await house.ask("status")).code == 1
+
+
+async def test_a_daemon_that_has_said_nothing_of_itself_so_far_carries_changes_out(house: House, path: Path):
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("DELETE FROM daemon")
+    assert await house.ask("ban", "203.0.113.7", "--for", "2h") == Ended(0, "203.0.113.7/32 banned for 2 h\n", "")
 
 
 async def test_the_status_tells_whether_every_pbx_is_heard(house: House, fake_asterisk: FakeAsterisk):
