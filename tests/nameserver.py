@@ -32,6 +32,8 @@ class NameServer:
         self.is_asked = threading.Event()
         """Somebody has asked for a silent name."""
         self._waiting: list[tuple[bytes, object]] = []
+        self._lock = threading.Lock()
+        """So that no question comes to wait after all that wait were answered."""
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._address = _server()
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -53,7 +55,8 @@ class NameServer:
 
     def speak(self) -> None:
         """Answer what was asked meanwhile, and everything from now on."""
-        self.silent = frozenset()
+        with self._lock:
+            self.silent = frozenset()
         for question, asker in self._waiting:
             self._socket.sendto(self._answer(question), asker)  # type: ignore[arg-type]
 
@@ -74,8 +77,10 @@ class NameServer:
                 return
             if not question:  # shut down
                 return
-            if _name(question) in self.silent:
-                self._waiting.append((question, asker))
+            with self._lock:
+                if is_silent := _name(question) in self.silent:
+                    self._waiting.append((question, asker))
+            if is_silent:
                 self.is_asked.set()
             else:
                 self._socket.sendto(self._answer(question), asker)
